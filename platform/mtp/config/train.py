@@ -1,0 +1,86 @@
+"""The training job: batch, optimizer, schedule, sharding, checkpoints."""
+
+from typing import Literal, Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from mtp.config.base import Section
+
+
+class OptimizerConfig(Section):
+    """AdamW; norms and biases get no weight decay."""
+
+    lr: PositiveFloat = 3e-3
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.1
+    grad_clip: PositiveFloat = 1.0
+
+
+class LRScheduleConfig(Section):
+    """Linear warm-up, then decay to `final` times the peak."""
+
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    """Fraction of the training."""
+    decay: Literal["cosine", "linear", "none"] = "cosine"
+    final: float = Field(default=0.1, ge=0, le=1)
+
+
+class CheckpointConfig(Section):
+    """When training saves, and how many checkpoints it keeps."""
+
+    every_steps: PositiveInt = 200
+    keep: PositiveInt = 2
+
+
+class TrainConfig(Section):
+    """One Ray Train run of DeepSpeed workers."""
+
+    run_name: str = "train"
+    """Names the run's folder in `storage_path`; the same name resumes the run."""
+    storage_path: str | None = None
+    """Folder of checkpoints; unset: `runs` in the state folder (MTP_HOME)."""
+    num_workers: PositiveInt = 2
+    cpus_per_worker: PositiveFloat = 0.5
+    use_gpu: bool | None = None
+    """Unset: if the cluster has GPUs."""
+    batch_size: PositiveInt = 16
+    """Rows in the global batch of one optimizer step."""
+    micro_batch_size: PositiveInt | None = None
+    """Rows in one forward of one worker; unset: batch_size / num_workers."""
+    steps: PositiveInt | None = 1000
+    minutes: PositiveFloat | None = None
+    """Instead of steps: the step time of the first steps tells how many fit."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    seed: int = 0
+    log_every: PositiveInt = 10
+    evaluate_every: NonNegativeInt = 0
+    """Steps between evaluations on held-out rows; 0: only at the end."""
+    evaluate_rows: PositiveInt = 64
+    optimizer: OptimizerConfig = OptimizerConfig()
+    lr_schedule: LRScheduleConfig = LRScheduleConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches that one worker runs in an optimizer step."""
+        return self.batch_size // (self.num_workers * self.rows_per_forward)
+
+    @property
+    def rows_per_forward(self) -> int:
+        """Rows in one forward of one worker."""
+        return self.micro_batch_size or self.batch_size // self.num_workers
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        if (self.steps is None) == (self.minutes is None):
+            raise ValueError("set exactly one of steps and minutes (the other to null)")
+        if self.batch_size % self.num_workers:
+            raise ValueError(f"batch_size ({self.batch_size}) does not divide by num_workers ({self.num_workers})")
+        if self.micro_batch_size and self.batch_size % (self.num_workers * self.micro_batch_size):
+            raise ValueError(
+                f"batch_size ({self.batch_size}) does not divide by num_workers x micro_batch_size "
+                f"({self.num_workers} x {self.micro_batch_size})"
+            )
+        return self
