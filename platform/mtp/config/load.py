@@ -30,7 +30,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 
 def build_config(tree: Mapping[str, Any], overrides: Iterable[str] = (), where: str = "configuration") -> Config:
     """Validate a tree of plain values with overrides applied; `where` names it in errors."""
-    merged: dict[str, Any] = {key: value for key, value in tree.items()}
+    merged: dict[str, Any] = dict(tree)
     for override in overrides:
         merged = _with_override(merged, override)
     try:

@@ -1,0 +1,59 @@
+# The front door. `make quickstart` and `make test` set up everything they need, and can be run again.
+#
+# PYTHON        interpreter that makes the virtual environment (3.11 or newer)
+# VENV          where it lies
+# QUICKSTART    options for `mtp quickstart`, such as QUICKSTART="--minutes 1"
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= python3.11
+VENV ?= .venv
+QUICKSTART ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: help setup quickstart test lint format down clean
+
+help:
+	@echo "make quickstart   set up, then the whole way: text -> training -> registry -> endpoint"
+	@echo "make test         set up, then lint, types and the whole test suite"
+	@echo "make setup        only the virtual environment in $(VENV)"
+	@echo "make lint         ruff and mypy"
+	@echo "make down         stop the cluster that quickstart left running"
+	@echo "make clean        stop it and remove $(VENV)"
+
+setup: $(STAMP)
+
+# A new environment when what it is made of has changed; the stamp is written last, so a broken install is redone.
+$(STAMP): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV): about 2.5 GB, a few minutes the first time."
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed: install it, or name another with PYTHON=..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt setuptools wheel
+	$(PIP) install --progress-bar on --constraint constraints.txt --editable ".[dev]" | grep --line-buffered -E '^(Collecting|Building|Installing|Successfully)' | cut -c 1-100
+	@$(BIN)/mtp --help >/dev/null && touch $(STAMP)
+
+quickstart: $(STAMP)
+	$(BIN)/mtp quickstart $(QUICKSTART)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint
+	$(BIN)/python -m pytest
+
+down: $(STAMP)
+	$(BIN)/mtp down
+
+clean:
+	@if [ -x $(BIN)/mtp ]; then $(BIN)/mtp down; fi
+	rm -rf $(VENV)
