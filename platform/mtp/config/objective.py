@@ -6,6 +6,10 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from mtp.config.base import Section
 
+PerHorizon = NonNegativeFloat | tuple[NonNegativeFloat, ...]
+"""One value for all horizons, or one each for horizons 2, 3, ... (those beyond n_future are not read, so that one
+configuration serves a sweep over n_future)."""
+
 
 class ConstantSchedule(Section):
     """lambda stays at its initial value."""
@@ -20,15 +24,15 @@ class StepSchedule(Section):
     """
 
     kind: Literal["step"] = "step"
-    at: float = Field(default=0.67, ge=0, le=1)
-    factor: NonNegativeFloat = 1 / 3
+    at: PerHorizon = 0.67
+    factor: PerHorizon = 1 / 3
 
 
 class DecaySchedule(Section):
     """lambda is multiplied by (1 - t/T)^alpha."""
 
     kind: Literal["decay"] = "decay"
-    alpha: NonNegativeFloat = 1.0
+    alpha: PerHorizon = 1.0
 
 
 class CurriculumSchedule(Section):
@@ -46,9 +50,11 @@ LambdaSchedule = Annotated[
 class LambdaConfig(Section):
     """lambda_k(t) for k >= 2: initial values times every schedule in the list (lambda_1 is always 1)."""
 
-    initial: NonNegativeFloat | tuple[NonNegativeFloat, ...] = 0.3
-    """One value for all horizons, or one each for horizons 2..n."""
+    initial: PerHorizon = 0.3
     unit: Literal["steps", "tokens"] = "steps"
+    """What `starts` and `span` count."""
+    span: PositiveInt | None = None
+    """The T of step and decay; unset: the whole training."""
     schedules: tuple[LambdaSchedule, ...] = ()
 
 
@@ -60,6 +66,8 @@ class ImportanceConfig(Section):
     """inverse_frequency: largest ratio of a weight to the mean, and of the mean to a weight."""
     function_word_weight: float = Field(default=0.5, gt=0, le=1)
     """content_words: weight of function words relative to the others."""
+    function_words: tuple[str, ...] | None = None
+    """content_words: the words to weigh down; unset: English articles, prepositions, pronouns, auxiliaries ..."""
 
 
 class ObjectiveConfig(Section):

@@ -1,0 +1,194 @@
+"""Cross-entropy of linear heads over all horizons, without ever holding the logits whole.
+
+One autograd Function walks the horizons chunk by chunk: logits of a chunk, their softmax, and at once the gradients
+of the hidden states and the head, into one buffer for each distinct head. The peak is O(chunk x V + V x d) for any
+number of horizons. Knows matrices, target ids and row coefficients; knows nothing of documents or lambdas.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LinearCrossEntropy:
+    """What the walk found; everything but `loss` is detached, and 0 or False in rows that were skipped."""
+
+    loss: Tensor
+    """() the sum of coefficient x negative log-likelihood over all rows of all horizons; carries the gradient."""
+    nll: Tensor
+    """(n, N) -log p_k(target), in natural logarithms."""
+    correct: Tensor
+    """(n, N) bool: the target has the largest logit."""
+    agree: Tensor
+    """(n, N) bool: the token that horizon 1 finds most likely for the same slot has the largest logit."""
+
+
+def linear_cross_entropy(
+    hiddens: Sequence[Tensor],
+    heads: Sequence[Tensor],
+    ids: Tensor,
+    coefficients: Tensor,
+    rows: Tensor,
+    *,
+    chunk_size: int = 1024,
+) -> LinearCrossEntropy:
+    """sum over k, i of coefficients[k, i] * -log softmax(hiddens[k] @ heads[k].T)[i, ids[k, i]].
+
+    Logits, sums and the heads' gradients are kept in fp32 when the model is in bf16.
+
+    Args:
+        hiddens: n tensors (N, d): the hidden states of each horizon, horizon 1 first.
+        heads: n tensors (V, d); a head shared by horizons is the same tensor object, and gets one gradient buffer.
+        ids: (n, N) int64, below V.
+        coefficients: (n, N) float, the weight of each row in the loss; a horizon whose coefficients are all 0 costs
+            a forward only.
+        rows: (n, N) bool: the rows to compute; the others cost nothing. Where a row i of horizon k is set, so is row
+            i+k-1 of horizon 1 (it predicts the same token), which is where `agree` looks.
+        chunk_size: rows whose logits are held at once.
+    """
+    distinct: list[Tensor] = []
+    head_of = []
+    for head in heads:
+        known = [j for j, other in enumerate(distinct) if other is head]
+        if not known:
+            distinct.append(head)
+        head_of.append(known[0] if known else len(distinct) - 1)
+    selected = tuple(row.nonzero().squeeze(1) for row in rows)
+    problem = _Problem(ids, coefficients, selected, tuple(head_of), chunk_size, torch.is_grad_enabled())
+    return LinearCrossEntropy(*_Function.apply(problem, *hiddens, *distinct))
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Everything of a call that is not differentiated."""
+
+    ids: Tensor
+    coefficients: Tensor
+    selected: tuple[Tensor, ...]
+    """For each horizon the indices of the rows to compute."""
+    head_of: tuple[int, ...]
+    """For each horizon the index of its head among the distinct ones."""
+    chunk_size: int
+    with_gradient: bool
+
+    @property
+    def n(self) -> int:
+        return len(self.head_of)
+
+    def chunks(self, k: int) -> Iterator[Tensor]:
+        """Row indices of horizon k (from 0), chunk_size at a time."""
+        return iter(self.selected[k].split(self.chunk_size)) if len(self.selected[k]) else iter(())
+
+
+class _Function(torch.autograd.Function):
+    """The gradients are those for an output gradient of 1: backward scales them."""
+
+    @staticmethod
+    def forward(ctx: Any, problem: _Problem, *tensors: Tensor) -> tuple[Tensor, ...]:
+        needed = tuple(needs and problem.with_gradient for needs in ctx.needs_input_grad[1:])
+        walk = _Walk(problem, tensors, needed)
+        walk.run()
+        loss = (problem.coefficients.to(walk.nll.dtype) * walk.nll).sum()
+        ctx.problem, ctx.needed, ctx.gradients = problem, needed, walk.gradients
+        ctx.save_for_backward(*tensors)
+        outputs = (loss, walk.nll, walk.correct, walk.agree)
+        ctx.mark_non_differentiable(*outputs[1:])
+        return outputs
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, loss_gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:  # a second backward (retain_graph): the first one gave its buffers away
+            walk = _Walk(ctx.problem, tensors, ctx.needed)
+            walk.run()
+            gradients = walk.gradients
+        scaled: list[Tensor | None] = []
+        while gradients:
+            gradient = gradients.pop(0)
+            scaled.append(None if gradient is None else gradient.mul_(loss_gradient))
+        return None, *(None if g is None else g.to(t.dtype) for g, t in zip(scaled, tensors, strict=True))
+
+
+class _Walk:
+    """One pass over all chunks of all horizons."""
+
+    def __init__(self, problem: _Problem, tensors: Sequence[Tensor], needed: Sequence[bool]) -> None:
+        self.problem = problem
+        self.hiddens, self.heads = tensors[: problem.n], tensors[problem.n :]
+        first = tensors[0]
+        self.dtype = torch.promote_types(first.dtype, torch.float32)
+        # CPUs multiply bf16 matrices many times slower than fp32 ones; accelerators the other way round.
+        self.matmul_dtype = self.dtype if first.device.type == "cpu" else first.dtype
+        self.nll = torch.zeros(problem.ids.shape, dtype=self.dtype, device=first.device)
+        self.correct = torch.zeros(problem.ids.shape, dtype=torch.bool, device=first.device)
+        self.agree = torch.zeros_like(self.correct)
+        self.own_choice = torch.zeros_like(problem.ids[0])
+        self.gradients: list[Tensor | None] = [
+            torch.zeros_like(tensor, dtype=tensor.dtype if i < problem.n else self.dtype) if need else None
+            for i, (tensor, need) in enumerate(zip(tensors, needed, strict=True))
+        ]
+
+    def run(self) -> None:
+        """Fill nll, correct, agree and the gradients."""
+        problem = self.problem
+        longest = min(problem.chunk_size, max(len(selected) for selected in problem.selected))
+        buffer = self.nll.new_empty((longest, self.heads[0].shape[0]))
+        weight, held = self.heads[0], -1
+        for k in range(problem.n):
+            if problem.head_of[k] != held:
+                held = problem.head_of[k]
+                weight = self.heads[held].to(self.matmul_dtype)
+            for rows in problem.chunks(k):
+                self._chunk(k, rows, weight, buffer[: len(rows)])
+
+    def _chunk(self, k: int, rows: Tensor, weight: Tensor, buffer: Tensor) -> None:
+        """One chunk of horizon k (from 0): its results, then its gradients out of the same buffer."""
+        hidden = self.hiddens[k][rows].to(self.matmul_dtype)
+        ids = self.problem.ids[k, rows]
+        logits = _product(hidden, weight.t(), buffer)
+        largest = logits.amax(dim=-1)
+        target = logits.gather(1, ids[:, None]).squeeze(1)
+        if k == 0:
+            self.own_choice[rows] = logits.argmax(dim=-1)
+        same_slot = (rows + k).clamp_max(len(self.own_choice) - 1)
+        own = logits.gather(1, self.own_choice[same_slot, None]).squeeze(1)
+        probabilities = torch.softmax(logits, dim=-1, out=logits)
+        # log p(target) = target - logsumexp, and exp(largest - logsumexp) is the largest probability.
+        self.nll[k, rows] = largest - target - probabilities.amax(dim=-1).log()
+        self.correct[k, rows] = target == largest
+        self.agree[k, rows] = own == largest
+        self._differentiate(k, rows, hidden, weight, probabilities)
+
+    def _differentiate(self, k: int, rows: Tensor, hidden: Tensor, weight: Tensor, probabilities: Tensor) -> None:
+        """d loss / d logits = coefficient * (p - onehot(target)); the coefficient is applied on the (chunk, d) side."""
+        problem = self.problem
+        of_hidden, of_head = self.gradients[k], self.gradients[problem.n + problem.head_of[k]]
+        if of_hidden is None and of_head is None:
+            return
+        coefficients = problem.coefficients[k, rows, None].to(self.dtype)
+        residual = probabilities
+        residual.scatter_add_(1, problem.ids[k, rows, None], torch.full_like(coefficients, -1.0))
+        residual = residual.to(self.matmul_dtype)
+        if of_hidden is not None:
+            of_hidden[rows] = (coefficients * (residual @ weight)).to(of_hidden.dtype)
+        if of_head is not None:
+            _accumulate(of_head, residual.t(), (coefficients * hidden).to(self.matmul_dtype))
+
+
+def _product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """a @ b in `out`, whose dtype may be wider than theirs."""
+    return torch.mm(a, b, out=out) if out.dtype == a.dtype else out.copy_(a @ b)
+
+
+def _accumulate(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b, where total's dtype may be wider than theirs."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total.add_(a @ b)
