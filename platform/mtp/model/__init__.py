@@ -1,0 +1,16 @@
+"""Layer 1: the DeepSeek-V3 architecture with multi-token prediction, in plain PyTorch."""
+
+from mtp.model.decoding import LatentCache, PassInput
+from mtp.model.gate import load_violation, updated_bias
+from mtp.model.mtp_model import MOE_LAYER_PATTERN, MTPModel
+from mtp.model.prediction import PREDICTION_MODULES
+
+__all__ = [
+    "MOE_LAYER_PATTERN",
+    "PREDICTION_MODULES",
+    "LatentCache",
+    "MTPModel",
+    "PassInput",
+    "load_violation",
+    "updated_bias",
+]
