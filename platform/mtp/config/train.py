@@ -33,6 +33,17 @@ class CheckpointConfig(Section):
     keep: PositiveInt = 2
 
 
+class FaultConfig(Section):
+    """What training survives by itself, and when it gives up."""
+
+    max_failures: NonNegativeInt = 3
+    """Worker losses after which the run goes on from its newest complete checkpoint; one more ends it."""
+    max_skipped_steps: PositiveInt = 5
+    """Steps in a row with a loss or gradient that is not finite, before the run stops."""
+    collective_timeout_s: PositiveInt = 600
+    """A rank that answers no collective for so long counts as hung and is replaced."""
+
+
 class TrainConfig(Section):
     """One Ray Train run of DeepSpeed workers."""
 
@@ -61,6 +72,7 @@ class TrainConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     lr_schedule: LRScheduleConfig = LRScheduleConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    faults: FaultConfig = FaultConfig()
 
     @property
     def accumulation(self) -> int:

@@ -1,0 +1,116 @@
+"""Which checkpoints of a run can be trusted: a manifest of every file's size and sha256, and the newest whole one.
+
+A checkpoint is a folder `step-<step>-<stamp>` in the run's folder: one `state-<rank>.safetensors` a rank, and
+`manifest.json`. Ray Train uploads the files of all ranks at once, in no order, so a manifest alone proves nothing: a
+checkpoint counts only if every file it lists is there and has its sha256. Knows files on any pyarrow filesystem;
+knows nothing of tensors, workers or DeepSpeed.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as fs
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+_NAME = re.compile(r"^step-(\d{9})-\d+$")
+
+
+class FileRecord(BaseModel):
+    """Size in bytes and sha256 of one file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    bytes: int
+    sha256: str
+
+
+class TrainerState(BaseModel):
+    """Everything but tensors that a run needs to go on as if it had never stopped."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    step: int
+    """Steps done, skipped ones included; the next one has this number."""
+    applied_steps: int
+    """Steps that moved the weights: Adam's own count."""
+    total_steps: int
+    rows: int
+    """Rows of the global order that were consumed."""
+    tokens: int
+    """Tokens seen, padding excluded."""
+    run_id: str
+    data_fingerprint: str
+    global_batch: int
+    seed: int
+    world: int
+    zero_stage: int
+
+
+class Manifest(BaseModel):
+    """The content of manifest.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    version: int = FORMAT_VERSION
+    state: TrainerState
+    model: dict[str, Any]
+    """The model section of the configuration."""
+    files: dict[str, FileRecord]
+
+
+def checkpoint_name(step: int, stamp: int) -> str:
+    """The folder of a checkpoint after `step` steps; `stamp` (seconds) keeps a second try apart from the first."""
+    return f"step-{step:09d}-{stamp}"
+
+
+def step_of(name: str) -> int | None:
+    """The step in a checkpoint folder's name; None for any other folder."""
+    match = _NAME.match(name)
+    return int(match.group(1)) if match else None
+
+
+def record_of(path: Path) -> FileRecord:
+    """Size and sha256 of a local file."""
+    with path.open("rb") as stream:
+        return FileRecord(bytes=path.stat().st_size, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
+
+
+def checkpoints(filesystem: fs.FileSystem, run_folder: str) -> list[str]:
+    """Names of the run's checkpoint folders, newest first, whole or not."""
+    listing = filesystem.get_file_info(fs.FileSelector(run_folder, allow_not_found=True))
+    names = [entry.base_name for entry in listing if entry.type == fs.FileType.Directory]
+    return sorted((name for name in names if step_of(name) is not None), reverse=True)
+
+
+def newest_whole(filesystem: fs.FileSystem, run_folder: str) -> tuple[str, Manifest] | None:
+    """Folder name and manifest of the newest checkpoint whose every file is as its manifest says; None: there is none."""
+    for name in checkpoints(filesystem, run_folder):
+        manifest = read_manifest(filesystem, f"{run_folder}/{name}")
+        if manifest and all(
+            _matches(filesystem, f"{run_folder}/{name}/{file}", record) for file, record in manifest.files.items()
+        ):
+            return name, manifest
+    return None
+
+
+def read_manifest(filesystem: fs.FileSystem, folder: str) -> Manifest | None:
+    """The manifest of a checkpoint folder; None if it is absent, torn, or of another format version."""
+    try:
+        with filesystem.open_input_stream(f"{folder}/{MANIFEST}") as stream:
+            manifest = Manifest.model_validate_json(stream.read())
+    except (FileNotFoundError, ValidationError):
+        return None
+    return manifest if manifest.version == FORMAT_VERSION else None
+
+
+def _matches(filesystem: fs.FileSystem, path: str, record: FileRecord) -> bool:
+    """Whether the file is there with the recorded size and sha256."""
+    info = filesystem.get_file_info(path)
+    if info.type != fs.FileType.File or info.size != record.bytes:
+        return False
+    digest = hashlib.sha256()
+    with filesystem.open_input_stream(path) as stream:
+        while chunk := stream.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest() == record.sha256

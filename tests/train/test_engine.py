@@ -1,0 +1,150 @@
+import pytest
+import torch
+from torch import nn
+
+from mtp.config.train import TrainConfig
+from mtp.train.engine import OPTIMIZER_STATES, Engine, load_deepspeed
+from tests.train.gloo import on_ranks
+
+CPU = torch.device("cpu")
+STEPS = 4
+ROWS = 8
+load_deepspeed(CPU)  # once, before the ranks are forked
+
+
+class Toy(nn.Module):
+    """Odd sizes, a bias, a shared weight used outside its own module: what ZeRO has to get right."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Linear(5, 7)
+        self.norm = nn.LayerNorm(7)
+        self.head = nn.Linear(7, 3, bias=False)
+
+    def forward(self, x, target):
+        hidden = torch.tanh(self.norm(self.embed(x)))
+        return ((hidden @ self.head.weight.T + self.head(hidden**2) - target) ** 2).sum() / ROWS
+
+
+def settings(world, **changes):
+    changes = {"optimizer": {"lr": 1e-2, "grad_clip": 0.5}, **changes}
+    return TrainConfig.model_validate({"num_workers": world, "batch_size": ROWS, **changes})
+
+
+def batch(step):
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(ROWS, 5, generator=generator), torch.randn(ROWS, 3, generator=generator)
+
+
+def plain_losses():
+    module = Toy()
+    decayed = [p for p in module.parameters() if p.ndim > 1]
+    others = [p for p in module.parameters() if p.ndim == 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95))
+    losses, norms = [], []
+    for step in range(STEPS):
+        loss = module(*batch(step))
+        optimizer.zero_grad()
+        loss.backward()
+        norms.append(float(nn.utils.clip_grad_norm_(module.parameters(), 0.5)))
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses, norms, {name: p.detach().clone() for name, p in module.named_parameters()}
+
+
+def train(engine, steps, accumulation, world, poison=None):
+    losses, outcomes = [], []
+    for step in steps:
+        x, target = batch(step)
+        rank = torch.distributed.get_rank()
+        mine = slice(rank * ROWS // world, (rank + 1) * ROWS // world)
+        total = torch.zeros(())
+        for micro in range(accumulation):
+            rows = ROWS // world // accumulation
+            piece = slice(mine.start + micro * rows, mine.start + (micro + 1) * rows)
+            loss = engine.forward(x[piece], target[piece])
+            if step == poison and rank == 0:
+                loss = loss * float("nan")
+            engine.backward(loss)
+            total += loss.detach()
+        torch.distributed.all_reduce(total)
+        losses.append(float(total))
+        outcomes.append(engine.step(1e-2))
+    return losses, outcomes
+
+
+def weights(engine):
+    return {name: engine.whole_weight(name).clone() for name in engine.parameter_names()}
+
+
+def sharded_run(world, stage, accumulation):
+    config = settings(world, zero_stage=stage, micro_batch_size=ROWS // world // accumulation)
+    engine = Engine(Toy(), config, CPU, accumulation)
+    losses, outcomes = train(engine, range(STEPS), accumulation, world)
+    return losses, [outcome.grad_norm for outcome in outcomes], weights(engine)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_two_ranks_equal_plain_torch(stage, accumulation):
+    losses, norms, final = plain_losses()
+    for got_losses, got_norms, got_final in on_ranks(2, sharded_run, 2, stage, accumulation):
+        torch.testing.assert_close(got_losses, losses, rtol=1e-5, atol=0)
+        torch.testing.assert_close(got_norms, norms, rtol=1e-5, atol=0)
+        torch.testing.assert_close(got_final, final, rtol=1e-5, atol=1e-7)
+
+
+def poisoned_run(stage):
+    engine = Engine(Toy(), settings(2, zero_stage=stage), CPU, 1)
+    train(engine, range(2), 1, 2)
+    before = weights(engine)
+    _, outcomes = train(engine, [2], 1, 2, poison=2)
+    after = weights(engine)
+    losses, good = train(engine, [3], 1, 2)
+    return outcomes[0].applied, before, after, good[0].applied, losses
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_gradient_that_is_not_finite_on_one_rank_moves_no_weight_on_any(stage):
+    for applied, before, after, applied_next, losses in on_ranks(2, poisoned_run, stage):
+        assert not applied
+        torch.testing.assert_close(after, before, rtol=0, atol=0)
+        assert applied_next
+        assert torch.isfinite(torch.tensor(losses)).all()
+
+
+def saved_halfway(stage):
+    engine = Engine(Toy(), settings(2, zero_stage=stage), CPU, 1)
+    train(engine, range(2), 1, 2)
+    names = engine.parameter_names()
+    states = {key: {name: engine.whole_state(name, key).clone() for name in names} for key in OPTIMIZER_STATES}
+    masters = weights(engine)
+    losses, _ = train(engine, range(2, STEPS), 1, 2)
+    return states, masters, losses, weights(engine)
+
+
+def resumed(world, stage, states, masters):
+    module = Toy()
+    module.load_state_dict(masters)
+    engine = Engine(module, settings(world, zero_stage=stage), CPU, 1)
+    engine.restore(states, masters, steps=2)
+    losses, _ = train(engine, range(2, STEPS), 1, world)
+    return losses, weights(engine)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_restored_state_goes_on_bit_for_bit(stage):
+    states, masters, losses, final = on_ranks(2, saved_halfway, stage)[0]
+    for again, weights_again in on_ranks(2, resumed, 2, stage, states, masters):
+        assert again == losses
+        torch.testing.assert_close(weights_again, final, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("world", "stage"), [(1, 3), (4, 2), (2, 0)])
+def test_restored_state_goes_on_with_another_stage_and_world_size(world, stage):
+    states, masters, losses, final = on_ranks(2, saved_halfway, 1)[0]
+    for again, weights_again in on_ranks(world, resumed, world, stage, states, masters):
+        torch.testing.assert_close(again, losses, rtol=1e-5, atol=0)
+        torch.testing.assert_close(weights_again, final, rtol=1e-5, atol=1e-7)
