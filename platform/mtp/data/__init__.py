@@ -1,0 +1,9 @@
+"""Layer 2: prepared data sets, their order, and (in `mtp.data.stream`) the Ray Data pipelines over them.
+
+Importing this package imports neither torch nor ray: tasks of the pipelines import it in every worker process.
+"""
+
+from mtp.data.manifest import Manifest
+from mtp.data.prepared import PreparedDataset, open_dataset, read_rows
+
+__all__ = ["Manifest", "PreparedDataset", "open_dataset", "read_rows"]
