@@ -70,6 +70,11 @@ class Location:
             entries = self.filesystem.get_file_info(pafs.FileSelector(self.path, allow_not_found=True))
         return sorted(entry.base_name for entry in entries)
 
+    def tree(self) -> list[pafs.FileInfo]:
+        """Everything below this folder, in no particular order."""
+        with _naming(self):
+            return self.filesystem.get_file_info(pafs.FileSelector(self.path, recursive=True))
+
     def open(self) -> pa.NativeFile:
         """The file, for reading at any offset."""
         with _naming(self):

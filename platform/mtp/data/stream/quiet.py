@@ -12,6 +12,7 @@ def quiet_context() -> None:
     context.enable_operator_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # "Progress bars disabled"
 
 
 def keep_order(dataset: Dataset, object_store_bytes: int | None = None) -> Dataset:

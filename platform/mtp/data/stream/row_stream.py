@@ -5,9 +5,10 @@ run on the cluster, a thread here keeps the next blocks at hand. Knows nothing a
 """
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +28,14 @@ if TYPE_CHECKING:
 READ_CPUS = 0.1
 """What one read task reserves: little, so that workers which hold the other CPUs are still fed."""
 
+READ_TASKS = 1
+"""Read tasks that a rank runs at once. One gives 10 M tokens/s; each more is a process to start (2-4 s of CPU)."""
+
 AHEAD_BYTES = 64 << 20
 """Object-store bytes that one rank's stream may hold, whatever the size of the data set."""
 
 Array = npt.NDArray[np.generic]
+_Begun = tuple[pa.Table | None, Iterator[pa.Table]]
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class RowStream:
 
     Example:
         >>> stream = RowStream("data/train", seed=0, part=RankSlice(16, rank, world), start_row=step * 16, steps=100)
+        >>> stream.start()  # optional: reads while the model is built
         >>> for batch in stream:
         ...     loss = model(batch.tokens, batch.document)
     """
@@ -77,6 +83,18 @@ class RowStream:
         self.dataset = train_dataset(
             dataset, seed=seed, start_row=start_row, num_rows=steps * part.global_batch, part=part
         )
+        self._begun: Future[_Begun] | None = None
+
+    def start(self) -> Self:
+        """Begin reading in the background now, so that it is done by the time the model is built.
+
+        The first plan of a process takes seconds. A failure to read is raised by the iteration, not here.
+        """
+        if self._begun is None:
+            thread = ThreadPoolExecutor(1, thread_name_prefix="row-stream")
+            self._begun = thread.submit(self._begin)
+            thread.shutdown(wait=False)
+        return self
 
     def __len__(self) -> int:
         return self._steps
@@ -93,21 +111,20 @@ class RowStream:
             expected += self.part.global_batch
             yield _batch(tokens, document, row_ids)
 
+    def _begin(self) -> "_Begun":
+        """The first block, and the iterator of those that follow."""
+        tables = iter(self.dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2))
+        return next(tables, None), tables
+
     def _blocks(self) -> Iterator[tuple[Array, ...]]:
-        blocks = iter(self.dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2))
-        while True:
-            try:
-                table = next(blocks, None)
-            except Exception as error:
-                raise_cause(error)
-            if table is None:
-                return
-            yield (
-                _matrix(table["tokens"], self.seq_len),
-                _matrix(table["document"], self.seq_len),
-                table["row"].to_numpy(),
-                table["position"].to_numpy(),
-            )
+        begun, self._begun = self._begun, None
+        try:
+            table, tables = begun.result() if begun else self._begin()
+            while table is not None:
+                yield _columns(table, self.seq_len)
+                table = next(tables, None)
+        except Exception as error:
+            raise_cause(error)
 
 
 def train_dataset(
@@ -128,7 +145,9 @@ def train_dataset(
         part=part or RankSlice(global_batch=1),
     )
     source = RowSource(stretch)
-    rows = ray.data.read_datasource(source, override_num_blocks=len(source.spans), num_cpus=READ_CPUS)
+    rows = ray.data.read_datasource(
+        source, override_num_blocks=len(source.spans), num_cpus=READ_CPUS, concurrency=READ_TASKS
+    )
     return keep_order(rows, AHEAD_BYTES)
 
 
@@ -150,6 +169,15 @@ def _batch(tokens: Array, document: Array, row_ids: Array) -> RowBatch:
         torch.from_numpy(tokens.astype(np.int64)),
         torch.from_numpy(document.astype(np.int32)),
         torch.from_numpy(row_ids.astype(np.int64)),
+    )
+
+
+def _columns(table: pa.Table, seq_len: int) -> tuple[Array, ...]:
+    return (
+        _matrix(table["tokens"], seq_len),
+        _matrix(table["document"], seq_len),
+        table["row"].to_numpy(),
+        table["position"].to_numpy(),
     )
 
 
