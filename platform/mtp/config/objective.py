@@ -11,6 +11,9 @@ PerHorizon = NonNegativeFloat | tuple[NonNegativeFloat, ...]
 configuration serves a sweep over n_future)."""
 
 
+PerHorizonFraction = Annotated[float, Field(ge=0, le=1)] | tuple[Annotated[float, Field(ge=0, le=1)], ...]
+
+
 class ConstantSchedule(Section):
     """lambda stays at its initial value."""
 
@@ -24,7 +27,7 @@ class StepSchedule(Section):
     """
 
     kind: Literal["step"] = "step"
-    at: PerHorizon = 0.67
+    at: PerHorizonFraction = 0.67
     factor: PerHorizon = 1 / 3
 
 

@@ -58,7 +58,8 @@ def linear_cross_entropy(
             distinct.append(head)
         head_of.append(known[0] if known else len(distinct) - 1)
     selected = tuple(row.nonzero().squeeze(1) for row in rows)
-    problem = _Problem(ids, coefficients, selected, tuple(head_of), chunk_size, torch.is_grad_enabled())
+    counted = tuple(coefficients.any(dim=1).tolist())
+    problem = _Problem(ids, coefficients, selected, counted, tuple(head_of), chunk_size, torch.is_grad_enabled())
     return LinearCrossEntropy(*_Function.apply(problem, *hiddens, *distinct))
 
 
@@ -70,10 +71,12 @@ class _Problem:
     coefficients: Tensor
     selected: tuple[Tensor, ...]
     """For each horizon the indices of the rows to compute."""
+    counted: tuple[bool, ...]
+    """For each horizon whether any coefficient is not 0, so that it has a gradient."""
     head_of: tuple[int, ...]
     """For each horizon the index of its head among the distinct ones."""
     chunk_size: int
-    with_gradient: bool
+    grad_enabled: bool
 
     @property
     def n(self) -> int:
@@ -81,7 +84,8 @@ class _Problem:
 
     def chunks(self, k: int) -> Iterator[Tensor]:
         """Row indices of horizon k (from 0), chunk_size at a time."""
-        return iter(self.selected[k].split(self.chunk_size)) if len(self.selected[k]) else iter(())
+        selected = self.selected[k]
+        return iter(selected.split(self.chunk_size)) if len(selected) else iter(())
 
 
 class _Function(torch.autograd.Function):
@@ -89,7 +93,7 @@ class _Function(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, problem: _Problem, *tensors: Tensor) -> tuple[Tensor, ...]:
-        needed = tuple(needs and problem.with_gradient for needs in ctx.needs_input_grad[1:])
+        needed = tuple(needs and problem.grad_enabled for needs in ctx.needs_input_grad[1:])
         walk = _Walk(problem, tensors, needed)
         walk.run()
         loss = (problem.coefficients.to(walk.nll.dtype) * walk.nll).sum()
@@ -108,11 +112,10 @@ class _Function(torch.autograd.Function):
             walk = _Walk(ctx.problem, tensors, ctx.needed)
             walk.run()
             gradients = walk.gradients
-        scaled: list[Tensor | None] = []
-        while gradients:
-            gradient = gradients.pop(0)
-            scaled.append(None if gradient is None else gradient.mul_(loss_gradient))
-        return None, *(None if g is None else g.to(t.dtype) for g, t in zip(scaled, tensors, strict=True))
+        scaled = (
+            None if g is None else g.mul_(loss_gradient).to(t.dtype) for g, t in zip(gradients, tensors, strict=True)
+        )
+        return None, *scaled
 
 
 class _Walk:
@@ -169,7 +172,7 @@ class _Walk:
         """d loss / d logits = coefficient * (p - onehot(target)); the coefficient is applied on the (chunk, d) side."""
         problem = self.problem
         of_hidden, of_head = self.gradients[k], self.gradients[problem.n + problem.head_of[k]]
-        if of_hidden is None and of_head is None:
+        if (of_hidden is None and of_head is None) or not problem.counted[k]:
             return
         coefficients = problem.coefficients[k, rows, None].to(self.dtype)
         residual = probabilities

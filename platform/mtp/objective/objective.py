@@ -84,8 +84,6 @@ class MTPObjective:
             lambdas: (n,) the weights of the horizons now; see `lambdas_at`.
             denominators: (n,) of the global batch. A horizon of denominator 0 (no valid position) adds 0.
         """
-        if self.config.detach_backbone:
-            heads = [head.detach() if head is heads[0] else head for head in heads]
         scale = torch.where(denominators > 0, lambdas.to(denominators) / denominators, 0.0)
         weights = targets.weights.flatten(1)
         valid = weights > 0
@@ -97,8 +95,9 @@ class MTPObjective:
             valid,
             chunk_size=self.config.chunk_size,
         )
-        # A draft of horizons 2..k is accepted whole while each agrees; horizon 1 always agrees with itself.
-        whole = torch.cumprod(walk.agree.to(torch.uint8), dim=0).bool() & valid
+        # A draft of horizons 2..k is accepted whole while each agrees (a masked target neither helps nor breaks it);
+        # horizon 1 always agrees with itself.
+        whole = torch.cumprod((walk.agree | ~valid).to(torch.uint8), dim=0).bool() & valid
         return ObjectiveOutput(
             loss=walk.loss,
             loss_sums=(weights * walk.nll).sum(dim=1),
