@@ -19,7 +19,7 @@ STDLIB = "the standard library of Python {}.{}.{}".format(*sys.version_info[:3])
 _NOT_STDLIB = ("test", "tests", "idle_test", "lib2to3", "idlelib", "site-packages", "dist-packages", "__pycache__")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class SourceFile:
     """One file of the corpus: `path` relative to the corpus (its identity), `url` where it is read, size in bytes."""
 
@@ -99,10 +99,9 @@ def _is_hidden(path: str) -> bool:
 
 def _walk(folder: Location) -> list[SourceFile]:
     """Every file below `folder`, by path."""
-    prefix = folder.path.rstrip("/") + "/"
-    found = []
-    for info in folder.tree():
-        if info.type == pafs.FileType.File:
-            path = info.path.removeprefix(prefix)
-            found.append(SourceFile(path, f"{folder.url.rstrip('/')}/{path}", info.size))
-    return sorted(found, key=lambda file: file.path)
+    base = folder.url.rstrip("/")
+    files = sorted(SourceFile(path, f"{base}/{path}", size) for path, size in folder.tree())
+    for file in files:
+        if not file.path.isprintable() and any("\ud800" <= character <= "\udfff" for character in file.path):
+            raise UsageError(f"the name of {file.url!a} is not UTF-8; rename it")
+    return files

@@ -40,7 +40,7 @@ class FileRecord(_Record):
 
 
 class SkippedFile(_Record):
-    """A file of the corpus that gave no documents, or only some of them."""
+    """A file of the corpus, or a document (`path#place`), that was left out."""
 
     path: str
     reason: str
@@ -53,7 +53,10 @@ class CorpusRecord(_Record):
     files: int
     bytes: int
     documents: int
+    skipped_files: int = 0
+    skipped_documents: int = 0
     skipped: tuple[SkippedFile, ...] = ()
+    """The first of them, whole files first."""
     fingerprint: str
     """Of every path and content of the corpus and of the settings; the same for both splits."""
 

@@ -16,7 +16,7 @@ Ids = npt.NDArray[np.int32]
 
 
 def pack_documents(
-    documents: Sequence[Sequence[int]], seq_len: int, eos_id: int, vocab_size: int
+    documents: Sequence[Sequence[int] | Ids], seq_len: int, eos_id: int, vocab_size: int
 ) -> tuple[npt.NDArray[np.generic], Ids]:
     """Rows of the documents in order, each ended by `eos_id`; only the last row is padded.
 

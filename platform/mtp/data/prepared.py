@@ -53,6 +53,22 @@ class PreparedDataset:
         for shard in self.manifest.shards:
             open_shard(self.location / shard.name, shard, self.manifest.seq_len)
 
+    def check_sizes(self) -> None:
+        """A quick look that every shard is there and as long as the manifest says.
+
+        Raises:
+            MTPError: naming the first one that is not.
+        """
+        for shard in self.manifest.shards:
+            place = self.location / shard.name
+            if not place.exists():
+                raise MTPError(f"shard {place} is missing; restore it or prepare the data set again")
+            if place.info().size != shard.bytes:
+                raise MTPError(
+                    f"shard {place} has {place.info().size} bytes and the manifest says {shard.bytes}; "
+                    f"restore it or prepare the data set again"
+                )
+
     @cached_property
     def shard_starts(self) -> Ints:
         """Row id of each shard's first row, and the number of rows; (shards + 1,)."""

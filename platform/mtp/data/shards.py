@@ -8,6 +8,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ def rows_per_group(seq_len: int) -> int:
     return max(1, GROUP_TOKENS // seq_len)
 
 
-def token_dtype(vocab_size: int) -> str:
+def token_dtype(vocab_size: int) -> Literal["uint16", "uint32"]:
     """The smallest unsigned type that holds every id."""
     return "uint16" if vocab_size <= 1 << 16 else "uint32"
 

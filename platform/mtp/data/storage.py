@@ -70,10 +70,14 @@ class Location:
             entries = self.filesystem.get_file_info(pafs.FileSelector(self.path, allow_not_found=True))
         return sorted(entry.base_name for entry in entries)
 
-    def tree(self) -> list[pafs.FileInfo]:
-        """Everything below this folder, in no particular order."""
+    def tree(self) -> list[tuple[str, int]]:
+        """Every file below this folder: its path relative to it, and its size. Links to folders are not followed."""
+        if self.is_local:
+            return _local_tree(Path(self.path))
         with _naming(self):
-            return self.filesystem.get_file_info(pafs.FileSelector(self.path, recursive=True))
+            entries = self.filesystem.get_file_info(pafs.FileSelector(self.path, recursive=True))
+        prefix = self.path.rstrip("/") + "/"
+        return [(file.path.removeprefix(prefix), file.size) for file in entries if file.type == pafs.FileType.File]
 
     def open(self) -> pa.NativeFile:
         """The file, for reading at any offset."""
@@ -129,6 +133,18 @@ def _remote(url: str) -> tuple[pafs.FileSystem, str]:
     except (ValueError, ImportError) as error:
         raise UsageError(f"no filesystem opens {url}: {error}") from None
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), inside
+
+
+def _local_tree(folder: Path) -> list[tuple[str, int]]:
+    def refuse(error: OSError) -> None:
+        raise MTPError(f"cannot list {error.filename}: {error.strerror}")
+
+    found = []
+    for parent, _, names in os.walk(folder, onerror=refuse):
+        for path in (Path(parent) / name for name in names):
+            if path.is_file():
+                found.append((path.relative_to(folder).as_posix(), path.stat().st_size))
+    return found
 
 
 def _write_local(path: Path, content: "bytes | pa.Buffer") -> None:
