@@ -74,7 +74,9 @@ class Engine:
             model=module, optimizer=optimizer, config=self._settings(config), dist_init_required=False
         )
         self._fragments = deepspeed.utils
-        self._parameters = dict(self._engine.module.named_parameters())
+        self._gather = deepspeed.zero.GatheredParameters
+        self._weights = dict(self._engine.module.named_parameters())
+        self._parameters = {name: weight for name, weight in self._weights.items() if weight.requires_grad}
         self.reset_optimizer(0)
 
     def _settings(self, config: TrainConfig) -> dict[str, Any]:
@@ -132,21 +134,34 @@ class Engine:
         self._engine.step()
         return StepOutcome(float(norm), finite)
 
+    def weight_names(self) -> list[str]:
+        """Names of all parameters, frozen ones too, in one order on all ranks."""
+        return list(self._weights)
+
     def parameter_names(self) -> list[str]:
-        """Names of the trained parameters, in one order on all ranks."""
+        """Names of the trained ones among them."""
         return list(self._parameters)
 
-    def parameter_sizes(self) -> dict[str, int]:
-        """Elements of each whole parameter."""
-        return {name: _whole_numel(parameter) for name, parameter in self._parameters.items()}
+    def weight_sizes(self) -> dict[str, int]:
+        """Elements of each whole parameter, by `weight_names`."""
+        return {name: _whole_numel(parameter) for name, parameter in self._weights.items()}
 
     def whole_weight(self, name: str) -> Tensor:
         """The fp32 master of a parameter, gathered. Collective: all ranks ask for the same names in one order."""
-        parameter = self._parameters[name]
+        parameter = self._weights[name]
+        if not parameter.requires_grad:
+            return self._whole_frozen(parameter)
         if self.zero_stage == 0:
             return parameter.detach().float()
         whole: Tensor = self._fragments.safe_get_full_fp32_param(parameter)
         return whole.detach()
+
+    def _whole_frozen(self, parameter: nn.Parameter) -> Tensor:
+        """A weight that is not trained: it has no master, and only ZeRO 3 takes it apart."""
+        if self.zero_stage != 3:
+            return parameter.detach().float()
+        with self._gather(parameter):
+            return parameter.detach().float().clone()
 
     def whole_state(self, name: str, key: str) -> Tensor:
         """Adam's `key` (one of OPTIMIZER_STATES) of a parameter, gathered; collective as `whole_weight`."""

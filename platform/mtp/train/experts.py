@@ -16,6 +16,8 @@ class ExpertBalance:
     def __init__(self, model: MTPModel, speed: float) -> None:
         self._layers = model.expert_layers()
         self._speed = speed
+        self.frozen = False
+        """Set while trial steps run, which must leave no trace."""
         self._exact = [layer.gate.e_score_correction_bias.clone() for layer in self._layers]
 
     def restore_precision(self) -> None:
@@ -36,6 +38,8 @@ class ExpertBalance:
 
     def update(self, counts: Tensor) -> None:
         """Move the biases by the global batch's counts (as `counts` lays them out, summed over ranks)."""
+        if self.frozen:
+            return
         for layer, load in zip(self._layers, self._by_layer(counts), strict=True):
             layer.update_expert_bias(load, self._speed)
 

@@ -1,12 +1,13 @@
 """Which checkpoints of a run can be trusted: a manifest of every file's size and sha256, and the newest whole one.
 
 A checkpoint is a folder `step-<step>-<stamp>` in the run's folder: one `state-<rank>.safetensors` a rank, and
-`manifest.json`. Ray Train uploads the files of all ranks at once, in no order, so a manifest alone proves nothing: a
-checkpoint counts only if every file it lists is there and has its sha256. Knows files on any pyarrow filesystem;
-knows nothing of tensors, workers or DeepSpeed.
+`manifest.json`, written when all the others are whole. It counts only if every file that the manifest lists is there
+with its sha256, whatever happened to it since. Knows files on any pyarrow filesystem; knows nothing of tensors,
+workers or DeepSpeed.
 """
 
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -70,10 +71,18 @@ def step_of(name: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def record_of(path: Path) -> FileRecord:
-    """Size and sha256 of a local file."""
-    with path.open("rb") as stream:
-        return FileRecord(bytes=path.stat().st_size, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
+def write_file(filesystem: fs.FileSystem, path: str, content: bytes) -> FileRecord:
+    """Write a file and, on a local disk, force it down there; its size and sha256.
+
+    Raises:
+        OSError: it could not be written whole.
+    """
+    with filesystem.open_output_stream(path) as stream:
+        stream.write(content)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        with Path(path).open("rb") as written:
+            os.fsync(written.fileno())
+    return FileRecord(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def checkpoints(filesystem: fs.FileSystem, run_folder: str) -> list[str]:
@@ -84,7 +93,7 @@ def checkpoints(filesystem: fs.FileSystem, run_folder: str) -> list[str]:
 
 
 def newest_whole(filesystem: fs.FileSystem, run_folder: str) -> tuple[str, Manifest] | None:
-    """Folder name and manifest of the newest checkpoint whose every file is as its manifest says; None: there is none."""
+    """Name and manifest of the newest checkpoint whose every file is as the manifest says; None: there is none."""
     for name in checkpoints(filesystem, run_folder):
         manifest = read_manifest(filesystem, f"{run_folder}/{name}")
         if manifest and all(

@@ -7,10 +7,10 @@ format is one gather of three times the weights a save.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from pyarrow.fs import FileSystem
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from mtp.train.engine import OPTIMIZER_STATES, Engine
@@ -35,11 +35,12 @@ def owners(sizes: Mapping[str, int], world: int) -> dict[str, int]:
 
 def collect(engine: Engine, rank: int) -> dict[str, Tensor]:
     """This rank's share of the training state, on the CPU. Collective: every rank calls it at the same step."""
-    owner = owners(engine.parameter_sizes(), engine.world)
+    owner = owners(engine.weight_sizes(), engine.world)
     share: dict[str, Tensor] = {_RANDOM: torch.get_rng_state()}
-    for name in engine.parameter_names():
+    trained = set(engine.parameter_names())
+    for name in engine.weight_names():
         weight = engine.whole_weight(name)
-        moments = {key: engine.whole_state(name, key) for key in OPTIMIZER_STATES}
+        moments = {key: engine.whole_state(name, key) for key in OPTIMIZER_STATES if name in trained}
         if owner[name] == rank:
             share[_WEIGHT + name] = _plain(weight)
             share |= {f"{key}:{name}": _plain(moment) for key, moment in moments.items()}
@@ -48,23 +49,18 @@ def collect(engine: Engine, rank: int) -> dict[str, Tensor]:
     return share
 
 
-def write_shard(folder: Path, rank: int, share: Mapping[str, Tensor]) -> Path:
-    """This rank's file in `folder`."""
-    path = folder / shard_name(rank)
-    save_file(dict(share), path)
-    return path
-
-
 class SavedState:
     """All the files of one checkpoint, read."""
 
-    def __init__(self, folder: Path, world: int) -> None:
+    def __init__(self, filesystem: FileSystem, folder: str, world: int) -> None:
+        """`world`: the number of ranks that wrote the checkpoint in `folder`."""
         self._random: list[Tensor] = []
         self.weights: dict[str, Tensor] = {}
         self.buffers: dict[str, Tensor] = {}
         self.moments: dict[str, dict[str, Tensor]] = {key: {} for key in OPTIMIZER_STATES}
         for rank in range(world):
-            shard = load_file(folder / shard_name(rank))
+            with filesystem.open_input_stream(f"{folder}/{shard_name(rank)}") as stream:
+                shard = load(stream.read())
             self._random.append(shard.pop(_RANDOM))
             for key, tensor in shard.items():
                 self._sort_in(key, tensor)

@@ -1,0 +1,75 @@
+"""What a training run tells about itself while it goes on. Plain values, so that they cross process borders."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class WorkerReady:
+    """One rank is about to train."""
+
+    rank: int
+    world: int
+    node: str
+    backend: str
+    deepspeed: str
+    """DeepSpeed's version."""
+    zero_stage: int
+    dtype: str
+    device: str
+    threads: int
+    rows_per_step: int
+    """Rows of every global batch that Ray Data streams to this rank."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """All ranks agreed on the steps to run."""
+
+    first_step: int
+    total_steps: int
+    tokens_per_step: int
+    parameters: int
+    resumed_from: str | None
+    """The checkpoint, if one was found."""
+    step_seconds: float | None
+    """Measured time of a step, if the total came from a budget in minutes."""
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """A logging interval ended with this step (counted from 1)."""
+
+    step: int
+    total_steps: int
+    metrics: dict[str, float]
+    """MLflow names to values: train/loss, train/loss_h1, ..."""
+    eta_s: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Held-out rows were measured after `step` steps."""
+
+    step: int
+    metrics: dict[str, float]
+    """eval/ppl, eval/loss_h1, ..."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint was handed to Ray Train."""
+
+    step: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the user should know, in one sentence."""
+
+    text: str
+
+
+TrainEvent = WorkerReady | Planned | StepDone | Evaluated | Saved | Notice
+OnProgress = Callable[[TrainEvent], None]

@@ -1,0 +1,139 @@
+"""What can be known to fail is refused before anything starts, in one sentence."""
+
+import json
+import time
+from collections.abc import Callable
+
+import ray
+from pyarrow.fs import FileSelector, FileType
+
+from mtp.config import Config
+from mtp.data import PreparedDataset, open_dataset
+from mtp.errors import MTPError, UsageError
+from mtp.train.manifest import read_manifest, step_of
+from mtp.train.run_folder import RunFolder
+
+_SNAPSHOT = "checkpoint_manager_snapshot.json"
+_STREAM_CPUS = 0.1
+"""CPUs that must be left for the tasks that read rows."""
+_WAIT_S = 30.0
+_EPSILON = 1e-6
+
+
+def check_data(config: Config) -> PreparedDataset:
+    """The training split, if model, batch and data fit each other.
+
+    Raises:
+        MTPError: a split is missing or damaged.
+        UsageError: tokens, row length or batch do not fit.
+    """
+    train = open_dataset(f"{config.data.path}/train")
+    held_out = open_dataset(f"{config.data.path}/validation")
+    for split in (train, held_out):
+        manifest = split.manifest
+        if manifest.seq_len != config.data.seq_len:
+            raise UsageError(
+                f"{split.location} has rows of {manifest.seq_len} tokens, but data.seq_len is {config.data.seq_len}; "
+                f"set data.seq_len={manifest.seq_len} or prepare the data again"
+            )
+        if split.tokenizer.vocab_size > config.model.vocab_size:
+            raise UsageError(
+                f"{split.location} has a vocabulary of {split.tokenizer.vocab_size} entries, but model.vocab_size is "
+                f"{config.model.vocab_size}; set data.vocab_size and model.vocab_size to "
+                f"{split.tokenizer.vocab_size}, or prepare the data again"
+            )
+    return train
+
+
+def check_sharding(config: Config) -> None:
+    """Refuse what DeepSpeed does not do.
+
+    Raises:
+        UsageError: naming the reason and what to use instead.
+    """
+    train = config.train
+    if train.dtype == "bfloat16" and train.zero_stage == 0:
+        raise UsageError(
+            "train.dtype bfloat16 with train.zero_stage 0 keeps no fp32 master weights in DeepSpeed; use zero_stage 1"
+        )
+
+
+def uses_gpu(config: Config) -> bool:
+    """Whether the workers get a GPU each.
+
+    Raises:
+        UsageError: GPUs are asked for, and the cluster has none.
+    """
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if config.train.use_gpu and not gpus:
+        raise UsageError("train.use_gpu is true, but the Ray cluster has no GPU; set train.use_gpu=false")
+    return bool(gpus) if config.train.use_gpu is None else config.train.use_gpu
+
+
+def check_resources(config: Config, use_gpu: bool, say: Callable[[str], None]) -> None:
+    """See that the cluster can hold the workers; wait a little if others hold its CPUs now.
+
+    Raises:
+        UsageError: it never could.
+        MTPError: others keep the resources occupied.
+    """
+    train = config.train
+    needs = {"CPU": train.num_workers * train.cpus_per_worker + _STREAM_CPUS}
+    if use_gpu:
+        needs["GPU"] = float(train.num_workers)
+    total = ray.cluster_resources()
+    for resource, need in needs.items():
+        if total.get(resource, 0) + _EPSILON < need:
+            raise UsageError(
+                f"training needs {need:g} {resource}s ({train.num_workers} workers and the row stream), but the Ray "
+                f"cluster has {total.get(resource, 0):g}; lower train.num_workers or train.cpus_per_worker"
+            )
+    _wait_for(needs, say)
+
+
+def _wait_for(needs: dict[str, float], say: Callable[[str], None]) -> None:
+    deadline, told = time.monotonic() + _WAIT_S, False
+    while busy := [key for key, need in needs.items() if ray.available_resources().get(key, 0) + _EPSILON < need]:
+        if time.monotonic() > deadline:
+            free = ray.available_resources().get(busy[0], 0)
+            raise MTPError(
+                f"training needs {needs[busy[0]]:g} {busy[0]}s, and other work on the Ray cluster leaves {free:g}; "
+                f"stop it (mtp jobs list, mtp undeploy) or lower train.num_workers"
+            )
+        if not told:
+            say(f"waiting for {busy[0]}s that other work on the cluster holds")
+            told = True
+        time.sleep(1.0)
+
+
+def repair_run_folder(folder: RunFolder) -> list[str]:
+    """Remove what a killed run left half-written; sentences about what was done.
+
+    Ray Train refuses to start over a torn snapshot file, which it overwrites in place, or one that names a vanished
+    checkpoint. Our manifests are the truth, so such a file can go.
+    """
+    notes = []
+    filesystem = folder.filesystem
+    listing = filesystem.get_file_info(FileSelector(folder.path, allow_not_found=True))
+    names = {entry.base_name for entry in listing if entry.type == FileType.Directory}
+    for name in sorted(names):
+        if step_of(name) is not None and read_manifest(filesystem, f"{folder.path}/{name}") is None:
+            filesystem.delete_dir(f"{folder.path}/{name}")
+            names.discard(name)
+            notes.append(f"removed the unfinished checkpoint {name}")
+    snapshot = f"{folder.path}/{_SNAPSHOT}"
+    if filesystem.get_file_info(snapshot).type == FileType.File and not _snapshot_holds(folder, snapshot, names):
+        filesystem.delete_file(snapshot)
+        notes.append("removed Ray Train's damaged list of checkpoints; the checkpoints themselves are used")
+    return notes
+
+
+def _snapshot_holds(folder: RunFolder, snapshot: str, folders: set[str]) -> bool:
+    """Whether Ray Train would start over this snapshot: readable, of this Ray version, all checkpoints there."""
+    with folder.filesystem.open_input_stream(snapshot) as stream:
+        try:
+            content = json.loads(stream.read())
+            listed = [result["checkpoint_dir_name"] for result in content["checkpoint_results"]]
+        except (ValueError, KeyError, TypeError):
+            return False
+    return content.get("ray_version") == ray.__version__ and folders.issuperset(listed)

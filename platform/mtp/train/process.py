@@ -1,0 +1,33 @@
+"""How a worker's process is set up: threads, seeds, silence. Knows nothing of training."""
+
+import logging
+import os
+import random
+import warnings
+
+import numpy as np
+import torch
+
+from mtp.data.stream.quiet import quiet_context
+
+
+def seed_everything(seed: int) -> None:
+    """One seed for all generators: every rank builds the same model."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def share_cores(workers_here: int, device: torch.device) -> int:
+    """Give this worker its part of the node's cores; the threads it may use."""
+    threads = max(1, (os.cpu_count() or 1) // workers_here) if device.type == "cpu" else 1
+    torch.set_num_threads(threads)
+    return threads
+
+
+def quiet() -> None:
+    """Leave out what a user can do nothing about; errors and our own events come through."""
+    quiet_context()
+    warnings.filterwarnings("ignore")
+    for name in ("ray.data", "ray.train", "DeepSpeed", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,75 @@
+"""From the results of steps to the metrics of a logging interval, by the names that MLflow and the display show.
+
+Only rank 0 has a recorder. Knows names and sums; knows nothing of how steps run.
+"""
+
+import time
+from typing import Protocol
+
+import torch
+
+from mtp.objective import horizon_metrics
+from mtp.train.step import StepResult
+from mtp.train.throughput import IntervalClock
+
+
+class MetricSink(Protocol):
+    """What takes metrics away without ever making training wait: `mtp.registry.MetricLogger`."""
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Keep `values` of `step`."""
+
+
+class Recorder:
+    """Averages over the steps since the last log; losses are weighted by their positions, not by steps."""
+
+    def __init__(self, sink: MetricSink, flops_per_token: float, peak: float, logged_until: int = 0) -> None:
+        """`logged_until`: steps up to this one are in MLflow already and are not sent twice after a resume."""
+        self.clock = IntervalClock()
+        self.latest: dict[str, float] = {}
+        self._sink = sink
+        self._flops_per_token = flops_per_token
+        self._peak = peak
+        self._logged_until = logged_until
+        self._skipped = 0
+        self._interval: list[StepResult] = []
+        self._started = time.perf_counter()
+        self._steps = 0
+
+    def add(self, result: StepResult) -> None:
+        """One step is done."""
+        self._steps += 1
+        self.clock.trained(result.tokens)
+        if result.applied:
+            self._interval.append(result)
+        else:
+            self._skipped += 1
+
+    def flush(self, step: int, lambdas: list[float], lr: float) -> dict[str, float]:
+        """The metrics of the interval that ends with `step`, also sent to the sink."""
+        metrics = self._horizons() if self._interval else {}
+        metrics |= {f"train/lambda_h{k}": value for k, value in enumerate(lambdas, start=1) if k > 1}
+        metrics |= {"train/lr": lr, "train/skipped_steps": float(self._skipped)}
+        metrics |= self.clock.lap(self._flops_per_token, self._peak)
+        self._interval = []
+        self.send(step, metrics)
+        return metrics
+
+    def send(self, step: int, metrics: dict[str, float]) -> None:
+        """Pass metrics of `step` on, unless an earlier attempt of this run has."""
+        self.latest |= metrics
+        if step > self._logged_until:
+            self._sink.log(step, metrics)
+
+    def seconds_left(self, steps: int) -> float:
+        """How long `steps` more will take at the pace so far."""
+        return (time.perf_counter() - self._started) / max(self._steps, 1) * steps
+
+    def _horizons(self) -> dict[str, float]:
+        results = self._interval
+        sums = torch.stack([result.sums for result in results]).sum(dim=0)
+        metrics = {"train/loss": sum(result.loss for result in results) / len(results)}
+        metrics |= {f"train/{name}": value for name, value in horizon_metrics(sums).items()}
+        metrics["train/grad_norm"] = results[-1].grad_norm
+        metrics["train/expert_load_max_violation"] = max(result.violation for result in results)
+        return metrics

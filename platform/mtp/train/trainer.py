@@ -1,0 +1,153 @@
+"""Runs a training as one Ray Train job and gives back the model folder: the door to this package.
+
+Started again with the same run name and storage path it goes on from the newest whole checkpoint, and does nothing
+when the run is finished. Knows Ray Train; what a worker does lies in mtp.train.worker.
+"""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+
+from mtp.config import Config
+from mtp.errors import MTPError
+from mtp.train.channel import listening, open_channel
+from mtp.train.events import Notice, OnProgress
+from mtp.train.preflight import check_data, check_resources, check_sharding, repair_run_folder, uses_gpu
+from mtp.train.run_folder import RunFolder, TrainResult, fixed_values
+from mtp.train.worker import WorkerJob, train_worker
+
+_GROUP_SHUTDOWN = "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"
+
+
+def fit(config: Config, *, run_id: str, tracking_uri: str, on_progress: OnProgress | None = None) -> TrainResult:
+    """Train `config.model` on `config.data.path` until it is done.
+
+    Args:
+        config: the whole configuration; `data.path` holds the prepared splits `train` and `validation`.
+        run_id: MLflow run that gets the metrics; a resumed run keeps the one it began with.
+        tracking_uri: of the MLflow server, as the workers reach it.
+        on_progress: takes every event of `mtp.train.events`, from a thread of this process.
+
+    Raises:
+        UsageError: the configuration does not fit the data, the cluster, or the run that it would continue.
+        MTPError: training failed, or was asked to stop.
+    """
+    progress = on_progress or (lambda event: None)
+    check_sharding(config)
+    dataset = check_data(config)
+    folder = RunFolder.of(config)
+    finished = folder.begin(run_id, fixed_values(config, dataset.manifest.fingerprint))
+    if finished is not None:
+        progress(Notice(_already_finished(folder, finished)))
+        return finished
+    for note in repair_run_folder(folder):
+        progress(Notice(note))
+    _connect()
+    use_gpu = uses_gpu(config)
+    check_resources(config, use_gpu, lambda text: progress(Notice(text)))
+    channel = open_channel()
+    trainer = _trainer(config, folder, use_gpu, WorkerJob(config, run_id, tracking_uri, channel))
+    with listening(channel, progress), _stopping_at_sigterm(channel):
+        _run(trainer, channel, folder)
+    return _result(folder, channel)
+
+
+def _trainer(config: Config, folder: RunFolder, use_gpu: bool, job: WorkerJob) -> ray.train.torch.TorchTrainer:
+    train = config.train
+    resources = {"CPU": train.cpus_per_worker} | ({"GPU": 1} if use_gpu else {})
+    return ray.train.torch.TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        torch_config=ray.train.torch.TorchConfig(
+            backend="nccl" if use_gpu else "gloo", timeout_s=train.faults.collective_timeout_s
+        ),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=train.num_workers, use_gpu=use_gpu, resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name=folder.name,
+            storage_path=folder.storage_path,
+            failure_config=ray.train.FailureConfig(max_failures=train.faults.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=train.checkpoint.keep),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+    )
+
+
+def _run(trainer: ray.train.torch.TorchTrainer, channel: Any, folder: RunFolder) -> None:
+    """Fit, and turn what failed into the sentence that its cause gave."""
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise _sentence(error, channel, folder) from error
+
+
+def _sentence(error: TrainingFailedError, channel: Any, folder: RunFolder) -> MTPError:
+    fatal = ray.get(channel.failure.remote())
+    if fatal is not None:
+        return fatal
+    cause = str(error)
+    if isinstance(error, WorkerGroupError):
+        rank, failure = next(iter(error.worker_failures.items()))
+        cause = f"rank {rank}: {str(failure).strip().splitlines()[-1]}"
+    return MTPError(
+        f"training run {folder.name!r} failed ({cause}); "
+        f"the same command goes on from its newest checkpoint in {folder.storage_path}"
+    )
+
+
+def _result(folder: RunFolder, channel: Any) -> TrainResult:
+    """What the workers wrote down; an attempt after a fatal error ends without an exception."""
+    fatal = ray.get(channel.failure.remote())
+    if fatal is not None:
+        raise fatal
+    record = folder.record()
+    if record is None or record.result is None:
+        raise MTPError(
+            f"training run {folder.name!r} was asked to stop and saved a checkpoint; the same command goes on from it"
+        )
+    return record.result
+
+
+def _already_finished(folder: RunFolder, result: TrainResult) -> str:
+    return (
+        f"run {folder.name!r} in {folder.storage_path} is finished ({result.steps} steps); nothing is trained. "
+        f"Choose another train.run_name to train again"
+    )
+
+
+def _connect() -> None:
+    """Join the cluster of this process's environment, or start a private one."""
+    os.environ.setdefault(_GROUP_SHUTDOWN, "2")  # or survivors of a lost worker wait half a minute for it
+    if not ray.is_initialized():
+        ray.init(logging_level="warning", log_to_driver=False)
+    for name in ("ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def _stopping_at_sigterm(channel: Any) -> Iterator[None]:
+    """Inside, SIGTERM lets the workers finish their step, save and end; a second one kills as usual."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+
+    def ask(number: int, frame: Any) -> None:
+        channel.ask_to_stop.remote()
+        signal.signal(signal.SIGTERM, before)
+
+    signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,288 @@
+"""What every Ray Train worker runs: builds its part of the training, new or from a checkpoint, runs it, ends it.
+
+Ray Train has made the process group. Reads like a table of contents; each part lives in a module of its own.
+"""
+
+import itertools
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+
+from mtp.config import Config
+from mtp.data import PreparedDataset, open_dataset, read_rows
+from mtp.data.stream.row_source import RankSlice
+from mtp.data.stream.row_stream import RowBatch, RowStream
+from mtp.errors import MTPError
+from mtp.model import MTPModel
+from mtp.objective import MTPObjective, token_importance
+from mtp.train.budget import step_seconds, steps_within
+from mtp.train.collective import from_rank_zero, summed
+from mtp.train.engine import Engine
+from mtp.train.evaluation import Evaluator
+from mtp.train.events import Planned, TrainEvent, WorkerReady
+from mtp.train.experts import ExpertBalance
+from mtp.train.final_model import write_final_model
+from mtp.train.flops import training_flops_per_token
+from mtp.train.loop import Crew, TrainLoop
+from mtp.train.loss_module import LossModule
+from mtp.train.manifest import Manifest, TrainerState, newest_whole
+from mtp.train.process import quiet, seed_everything, share_cores
+from mtp.train.recorder import Recorder
+from mtp.train.run_folder import RunFolder, TrainResult
+from mtp.train.saver import CheckpointSaver
+from mtp.train.state import SavedState
+from mtp.train.step import StepRunner
+from mtp.train.throughput import measured_peak
+
+
+@dataclass(frozen=True)
+class WorkerJob:
+    """What the driver hands to every worker."""
+
+    config: Config
+    run_id: str
+    tracking_uri: str
+    channel: Any
+    """Actor handle of `mtp.train.channel`."""
+
+
+def train_worker(settings: dict[str, WorkerJob]) -> None:
+    """Ray Train's `train_loop_per_worker`."""
+    job = settings["job"]
+    if ray.get(job.channel.failure.remote()) is not None:
+        return  # an earlier attempt met an error that no retry cures; the driver reports it
+    try:
+        _Worker(job).run()
+    except MTPError as error:
+        ray.get(job.channel.fail.remote(error))
+        raise
+
+
+class _Worker:
+    """One rank."""
+
+    def __init__(self, job: WorkerJob) -> None:
+        self.job = job
+        self.config = job.config
+        context = ray.train.get_context()
+        self.rank, self.world = context.get_world_rank(), context.get_world_size()
+        self.device = ray.train.torch.get_device()
+        self.folder = RunFolder.of(self.config)
+        self.step_seconds: float | None = None
+        quiet()
+        self.threads = share_cores(context.get_local_world_size(), self.device)
+
+    def run(self) -> None:
+        """The whole life of a rank."""
+        started = time.perf_counter()
+        dataset = open_dataset(f"{self.config.data.path}/train")
+        self._find_checkpoint()
+        state = self._first_state(dataset)
+        budgeted = not state.total_steps
+        stream = None if budgeted else self._stream(dataset, state)
+        self._build(dataset)
+        self._introduce()
+        if budgeted:
+            state = self._budgeted(dataset, state)
+            stream = self._stream(dataset, state)
+        self._plan(state)
+        batches = _once_begun(stream)
+        loop = TrainLoop(self.config, self._crew(), state, self.device)
+        if loop.run(batches):
+            self._finish(loop, dataset, time.perf_counter() - started)
+
+    def _find_checkpoint(self) -> None:
+        """Rank 0 looks and checks; all ranks take its word."""
+        found = newest_whole(self.folder.filesystem, self.folder.path) if self.rank == 0 else None
+        self.found: tuple[str, Manifest] | None = from_rank_zero(found)
+        self.saved: SavedState | None = None
+        if self.found:
+            name, manifest = self.found
+            folder = f"{self.folder.path}/{name}"
+            self.saved = SavedState(self.folder.filesystem, folder, manifest.state.world)
+
+    def _build(self, dataset: PreparedDataset) -> None:
+        """Model, loss, engine, experts; with the checkpoint's tensors in them if there is one."""
+        config = self.config
+        seed_everything(config.train.seed)
+        self.model = MTPModel(config.model)
+        self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        self.flops_per_token = training_flops_per_token(self.model, config.data.seq_len)
+        self.objective = MTPObjective(config.objective, config.model.n_future, _importance(config, dataset))
+        module = LossModule(self.model, self.objective)
+        if self.saved:
+            self.saved.load_weights(module)
+        self.experts = ExpertBalance(self.model, config.objective.bias_update_speed)
+        self.engine = Engine(module, config.train, self.device, config.train.accumulation)
+        self.experts.restore_precision()
+        self.runner = StepRunner(self.engine, self.objective, self.experts, self.device, config.train.rows_per_forward)
+        if self.found and self.saved:
+            self.saved.load_optimizer(self.engine, self.found[1].state.applied_steps)
+            self.saved.load_random_state(self.rank)
+            self.saved = None
+
+    def _introduce(self) -> None:
+        train = self.config.train
+        self._send(
+            WorkerReady(
+                rank=self.rank,
+                world=self.world,
+                node=socket.gethostname(),
+                backend=self.engine.backend,
+                deepspeed=self.engine.version,
+                zero_stage=train.zero_stage,
+                dtype=train.dtype,
+                device=str(self.device),
+                threads=self.threads,
+                rows_per_step=train.batch_size // self.world,
+            )
+        )
+
+    def _first_state(self, dataset: PreparedDataset) -> TrainerState:
+        """Where to begin; a total of 0 steps means that the budget in minutes is still to be turned into steps."""
+        train = self.config.train
+        if self.found:
+            return self.found[1].state.model_copy(update={"world": self.world, "zero_stage": train.zero_stage})
+        return TrainerState(
+            step=0,
+            applied_steps=0,
+            total_steps=train.steps or 0,
+            rows=0,
+            tokens=0,
+            run_id=self.job.run_id,
+            data_fingerprint=dataset.manifest.fingerprint,
+            global_batch=train.batch_size,
+            seed=train.seed,
+            world=self.world,
+            zero_stage=train.zero_stage,
+        )
+
+    def _budgeted(self, dataset: PreparedDataset, state: TrainerState) -> TrainerState:
+        """The state with the number of steps that fit into the budget; rank 0's clock decides."""
+        minutes = self.config.train.minutes
+        assert minutes is not None  # the configuration has exactly one of steps and minutes
+        self.step_seconds = from_rank_zero(self._trial_seconds(dataset))
+        return state.model_copy(update={"total_steps": steps_within(minutes, self.step_seconds)})
+
+    def _trial_seconds(self, dataset: PreparedDataset) -> float:
+        """Time of a step, by steps at learning rate 0 whose every trace is wiped."""
+        mine = self.config.train.batch_size // self.world
+        tokens, document = (part.to(self.device) for part in read_rows(dataset, limit=mine))
+        tokens, document = (part.repeat(-(-mine // len(part)), 1)[:mine] for part in (tokens, document))
+        lambdas = [1.0] * self.config.model.n_future
+        self.experts.frozen = True
+        seconds = step_seconds(partial(self.runner.run, tokens, document, lambdas=lambdas, lr=0.0))
+        self.experts.frozen = False
+        self.engine.reset_optimizer(0)
+        return seconds
+
+    def _stream(self, dataset: PreparedDataset, state: TrainerState) -> RowStream | None:
+        """The rows of the steps that are left, being read from now on in the background; None: no step is left."""
+        left = state.total_steps - state.step
+        if not left:
+            return None
+        part = RankSlice(self.config.train.batch_size, self.rank, self.world)
+        seed = self.config.data.seed
+        return RowStream(dataset, seed=seed, part=part, start_row=state.rows, steps=left).start()
+
+    def _plan(self, state: TrainerState) -> None:
+        if self.rank == 0:
+            self._send(
+                Planned(
+                    first_step=state.step,
+                    total_steps=state.total_steps,
+                    tokens_per_step=self.config.train.batch_size * self.config.data.seq_len,
+                    parameters=self.parameters,
+                    resumed_from=self.found[0] if self.found else None,
+                    step_seconds=self.step_seconds,
+                )
+            )
+
+    def _crew(self) -> Crew:
+        config = self.config
+        peak = measured_peak(self.device, getattr(torch, config.train.dtype))
+        peak = float(summed(torch.tensor([peak], dtype=torch.float64, device=self.device)).item())
+        evaluator = Evaluator(
+            f"{config.data.path}/validation",
+            config.train.evaluate_rows,
+            self.engine,
+            self.objective,
+            self.device,
+            self.rank,
+            config.train.rows_per_forward,
+        )
+        saver = CheckpointSaver(self.engine, self.rank, config.model, self.folder.filesystem, self.folder.path)
+        self.recorder = self._recorder(peak) if self.rank == 0 else None
+        tell = self._send if self.rank == 0 else _nothing
+        return Crew(self.runner, evaluator, saver, self.recorder, tell, self._stop_asked())
+
+    def _recorder(self, peak: float) -> Recorder:
+        from mtp.registry import MetricLogger  # mlflow takes seconds to import, and one rank needs it
+
+        self.logger = MetricLogger(self.job.tracking_uri, self.job.run_id)
+        return Recorder(self.logger, self.flops_per_token, peak)
+
+    def _stop_asked(self) -> Callable[[], bool]:
+        """Asks the channel without waiting for the answer: a step late is soon enough."""
+        if self.rank != 0:
+            return lambda: False
+        pending = [self.job.channel.stop_asked.remote()]
+
+        def asked() -> bool:
+            ready, _ = ray.wait(pending, timeout=0)
+            if not ready:
+                return False
+            pending[0] = self.job.channel.stop_asked.remote()
+            return bool(ray.get(ready[0]))
+
+        return asked
+
+    def _finish(self, loop: TrainLoop, dataset: PreparedDataset, seconds: float) -> None:
+        """Write the model folder, and mark the run as finished."""
+        model_dir = write_final_model(self.engine, self.config, dataset.tokenizer, self.folder, self.rank)
+        if self.rank != 0 or self.recorder is None:
+            return
+        self.logger.close()
+        result = TrainResult(
+            model_dir=model_dir,
+            steps=loop.state.step,
+            tokens=loop.state.tokens,
+            skipped_steps=loop.state.step - loop.state.applied_steps,
+            seconds=seconds,
+            metrics=self.recorder.latest,
+        )
+        self.folder.finish(result)
+
+    def _send(self, event: TrainEvent) -> None:
+        self.job.channel.push.remote(event)
+
+
+def _once_begun(stream: RowStream | None) -> Iterator[RowBatch]:
+    """The batches, when the first of them is there: waiting for it is starting up, not training."""
+    if stream is None:
+        return iter(())
+    batches = iter(stream)
+    return itertools.chain([next(batches)], batches)
+
+
+def _nothing(event: TrainEvent) -> None:
+    """What ranks other than 0 do with events."""
+
+
+def _importance(config: Config, dataset: PreparedDataset) -> torch.Tensor | None:
+    """Token weights of the corpus; None where every token counts alike."""
+    importance = config.objective.importance
+    if importance.kind == "uniform":
+        return None
+    counts = torch.zeros(config.model.vocab_size, dtype=torch.float64)
+    pieces = list(dataset.tokenizer.pieces)
+    counts[: len(pieces)] = torch.from_numpy(dataset.token_counts()).double()
+    return token_importance(importance, counts, pieces + [""] * (len(counts) - len(pieces)))
