@@ -6,7 +6,7 @@ Knows paths and hashes of paths; opens no file (mtp.data.documents does).
 import hashlib
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pyarrow.fs as pafs
@@ -50,7 +50,7 @@ def find_corpus(corpus: str | None) -> Corpus:
         raise UsageError(f"the corpus {location} does not exist; set data.corpus to a file or folder of text")
     if info.type == pafs.FileType.File:
         return Corpus(location.url, (SourceFile(location.path.rsplit("/", 1)[-1], location.url, info.size),))
-    files = tuple(file for file in _walk(location) if not _is_hidden(file.path))
+    files = tuple(_walk(location, _is_visible))
     if not any(file.size for file in files):
         raise UsageError(f"the corpus {location} holds no text: {len(files)} files, all empty; add some")
     return Corpus(location.url, files)
@@ -80,7 +80,7 @@ def split_paths(paths: Sequence[str], share: float) -> tuple[list[str], list[str
 
 def _standard_library() -> Corpus:
     folder = Location.of(sysconfig.get_paths()["stdlib"])
-    files = tuple(file for file in _walk(folder) if _is_stdlib_source(file.path))
+    files = tuple(file for file in _walk(folder, _is_part_of_stdlib) if file.path.endswith(".py"))
     if not files:
         raise UsageError(
             f"this Python has no standard library sources in {folder} (a frozen or stripped build); "
@@ -89,19 +89,19 @@ def _standard_library() -> Corpus:
     return Corpus(STDLIB, files)
 
 
-def _is_stdlib_source(path: str) -> bool:
-    return path.endswith(".py") and not any(part in _NOT_STDLIB for part in path.split("/")[:-1])
+def _is_part_of_stdlib(folder: str) -> bool:
+    return folder not in _NOT_STDLIB
 
 
-def _is_hidden(path: str) -> bool:
-    return any(part.startswith(".") for part in path.split("/"))
+def _is_visible(name: str) -> bool:
+    return not name.startswith(".")
 
 
-def _walk(folder: Location) -> list[SourceFile]:
-    """Every file below `folder`, by path."""
+def _walk(folder: Location, enter: Callable[[str], bool]) -> list[SourceFile]:
+    """Every visible file below `folder` in folders that pass `enter`, by path."""
     base = folder.url.rstrip("/")
-    files = sorted(SourceFile(path, f"{base}/{path}", size) for path, size in folder.tree())
+    files = sorted(SourceFile(path, f"{base}/{path}", size) for path, size in folder.tree(enter))
     for file in files:
-        if not file.path.isprintable() and any("\ud800" <= character <= "\udfff" for character in file.path):
+        if any("\ud800" <= character <= "\udfff" for character in file.path):
             raise UsageError(f"the name of {file.url!a} is not UTF-8; rename it")
-    return files
+    return [file for file in files if _is_visible(file.path.rsplit("/", 1)[-1])]

@@ -4,6 +4,7 @@ Knows bytes and names; knows nothing about manifests, shards or text.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,14 +71,18 @@ class Location:
             entries = self.filesystem.get_file_info(pafs.FileSelector(self.path, allow_not_found=True))
         return sorted(entry.base_name for entry in entries)
 
-    def tree(self) -> list[tuple[str, int]]:
-        """Every file below this folder: its path relative to it, and its size. Links to folders are not followed."""
+    def tree(self, enter: Callable[[str], bool]) -> list[tuple[str, int]]:
+        """Every file below this folder: its path relative to it, and its size.
+
+        Only folders whose name passes `enter` are looked into, and no links to folders.
+        """
         if self.is_local:
-            return _local_tree(Path(self.path))
+            return _local_tree(Path(self.path), enter)
         with _naming(self):
             entries = self.filesystem.get_file_info(pafs.FileSelector(self.path, recursive=True))
         prefix = self.path.rstrip("/") + "/"
-        return [(file.path.removeprefix(prefix), file.size) for file in entries if file.type == pafs.FileType.File]
+        files = [(file.path.removeprefix(prefix), file.size) for file in entries if file.type == pafs.FileType.File]
+        return [(path, size) for path, size in files if all(enter(folder) for folder in path.split("/")[:-1])]
 
     def open(self) -> pa.NativeFile:
         """The file, for reading at any offset."""
@@ -135,15 +140,21 @@ def _remote(url: str) -> tuple[pafs.FileSystem, str]:
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), inside
 
 
-def _local_tree(folder: Path) -> list[tuple[str, int]]:
-    def refuse(error: OSError) -> None:
-        raise MTPError(f"cannot list {error.filename}: {error.strerror}")
-
-    found = []
-    for parent, _, names in os.walk(folder, onerror=refuse):
-        for path in (Path(parent) / name for name in names):
-            if path.is_file():
-                found.append((path.relative_to(folder).as_posix(), path.stat().st_size))
+def _local_tree(top: Path, enter: Callable[[str], bool]) -> list[tuple[str, int]]:
+    found: list[tuple[str, int]] = []
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(top / folder) as entries:
+                for entry in entries:
+                    path = f"{folder}{entry.name}"
+                    if entry.is_dir(follow_symlinks=False):
+                        folders += [f"{path}/"] if enter(entry.name) else []
+                    elif entry.is_file():
+                        found.append((path, entry.stat().st_size))
+        except OSError as error:
+            raise MTPError(f"cannot list {top / folder}: {error.strerror}") from None
     return found
 
 
