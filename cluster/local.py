@@ -107,7 +107,7 @@ def connect(state: ClusterState | None = None) -> ClusterState:
 def _refresh_imported_ray() -> None:
     """Ray reads these two settings when it is imported; make an already imported one read them again."""
     from ray._private import ray_constants
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
