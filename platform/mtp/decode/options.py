@@ -1,0 +1,30 @@
+"""The sizes of an engine: what it may hold and how much it does in a step."""
+
+from dataclasses import dataclass
+
+from mtp.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Bounds of memory and of a step's work."""
+
+    max_batch_size: int = 8
+    """Requests that run together."""
+    max_model_len: int | None = None
+    """Longest prompt plus output; None: the model's max_position_embeddings."""
+    max_batch_tokens: int = 512
+    """Tokens that one step computes, drafts included; longer prompts are taken in chunks."""
+    block_size: int = 16
+    """Tokens in one block of the cache."""
+    cache_blocks: int | None = None
+    """Blocks of the cache; None: enough for max_batch_size requests of max_model_len."""
+    max_draft_tokens: int | None = None
+    """Most drafts a step; None: n_future - 1."""
+    prefix_caching: bool = True
+    """Keep the blocks of finished requests for later ones that begin alike, as long as nobody needs the memory."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch_size", "max_batch_tokens", "block_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
