@@ -1,0 +1,60 @@
+"""Builds small prepared data sets without Ray, for tests of what reads them."""
+
+import json
+
+import numpy as np
+
+from mtp.data.manifest import MANIFEST_NAME, CorpusRecord, FileRecord, Manifest, ShardRecord
+from mtp.data.shards import encode_shard, rows_per_group, sha256, token_dtype
+from mtp.data.storage import Location
+from mtp.tokenizer import Tokenizer
+
+TOKENIZER_JSON = Tokenizer.train(["hello world"] * 3, vocab_size=300).to_json()
+
+
+def write_dataset(folder, shard_rows=(40, 40, 23), seq_len=16, vocab_size=300, seed=0):
+    """A split of random rows; token 0 of row i is i, so that a row can be told by its content."""
+    random = np.random.default_rng(seed)
+    location, shards, first = Location.of(folder), [], 0
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for number, rows in enumerate(shard_rows):
+        tokens = random.integers(1, vocab_size, (rows, seq_len)).astype(token_dtype(vocab_size))
+        tokens[:, 0] = np.arange(first, first + rows) % vocab_size
+        document = np.sort(random.integers(0, 3, (rows, seq_len)), axis=1).astype(np.int32)
+        content = encode_shard(tokens, document)
+        name = f"shard-{number:05d}.parquet"
+        (location / name).write(content)
+        counts += np.bincount(tokens.ravel(), minlength=vocab_size)
+        first += rows
+        shards.append(
+            ShardRecord(
+                name=name,
+                rows=rows,
+                tokens=rows * seq_len,
+                documents=rows,
+                bytes=content.size,
+                sha256=sha256(content),
+            )
+        )
+    manifest = Manifest(
+        split="train",
+        seq_len=seq_len,
+        dtype=token_dtype(vocab_size),
+        vocab_size=vocab_size,
+        eos_id=0,
+        rows=first,
+        tokens=first * seq_len,
+        documents=first,
+        group_rows=rows_per_group(seq_len),
+        shards=tuple(shards),
+        tokenizer=_file(location, "tokenizer.json", TOKENIZER_JSON),
+        token_counts=_file(location, "token_counts.json", json.dumps(counts.tolist())),
+        corpus=CorpusRecord(source="random", files=1, bytes=1, documents=first, fingerprint="none"),
+    ).sealed()
+    (location / MANIFEST_NAME).write(manifest.to_bytes())
+    return manifest
+
+
+def _file(location, name, text):
+    (location / name).write(text.encode())
+    return FileRecord(name=name, sha256=sha256(text.encode()))
