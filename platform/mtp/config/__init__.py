@@ -2,6 +2,7 @@
 
 from mtp.config.cluster import ClusterConfig
 from mtp.config.data import DataConfig
+from mtp.config.evaluate import EvaluateConfig
 from mtp.config.home import home
 from mtp.config.load import build_config, dump_config, load_config
 from mtp.config.model import ModelConfig, PredictionConfig
@@ -16,6 +17,7 @@ __all__ = [
     "ClusterConfig",
     "Config",
     "DataConfig",
+    "EvaluateConfig",
     "ModelConfig",
     "ObjectiveConfig",
     "PredictionConfig",

@@ -10,4 +10,6 @@ from pydantic import BaseModel, ConfigDict
 class Section(BaseModel):
     """One component's part of the configuration; components take their own section, never the whole tree."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )

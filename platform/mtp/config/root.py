@@ -7,6 +7,7 @@ from pydantic import model_validator
 from mtp.config.base import Section
 from mtp.config.cluster import ClusterConfig
 from mtp.config.data import DataConfig
+from mtp.config.evaluate import EvaluateConfig
 from mtp.config.model import ModelConfig
 from mtp.config.objective import ObjectiveConfig
 from mtp.config.serve import ServeConfig
@@ -21,6 +22,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
     tracking: TrackingConfig = TrackingConfig()
     serve: ServeConfig = ServeConfig()
     cluster: ClusterConfig = ClusterConfig()

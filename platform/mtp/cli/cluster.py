@@ -1,0 +1,43 @@
+"""`mtp up | down | status`: the local cluster."""
+
+import typer
+from rich.markup import escape
+
+from mtp.cli.console import AsJson, OptionalConfigFile, Overrides, console, notes, print_json, print_table
+from mtp.config import Config, build_config, load_config
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands to the tree."""
+    app.command("up")(up)
+    app.command("down")(down)
+    app.command("status")(status)
+
+
+def configuration(file: str | None, overrides: list[str] | None) -> Config:
+    """The configuration of a command whose --config may be left out."""
+    return load_config(file, overrides or ()) if file else build_config({}, overrides or (), where="command line")
+
+
+def up(config: OptionalConfigFile = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Start Ray (with its job server) and MLflow on this machine; they stay up until `mtp down`."""
+    from cluster.local import up as start
+
+    with notes.status("Starting the local cluster") as spinner:
+        state = start(configuration(config, overrides).cluster, on_progress=lambda text: spinner.update(escape(text)))
+    if as_json:
+        print_json(state.summary())
+    else:
+        print_table("Local cluster", ("what", "where"), state.summary().items())
+
+
+def down(as_json: AsJson = False) -> None:
+    """Stop exactly what `mtp up` (or quickstart) started."""
+    from cluster.local import down as stop
+
+    with notes.status("Stopping the local cluster"):
+        stopped = stop()
+    if as_json:
+        print_json({"stopped": stopped})
+    else:
+        console.print(f"Stopped {len(stopped)} processes." if stopped else "No local cluster was running.")
