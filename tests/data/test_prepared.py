@@ -30,7 +30,7 @@ def test_a_stretch_of_rows_may_begin_anywhere_and_stops_at_the_end(tmp_path):
     write_dataset(tmp_path)
     assert read_rows(tmp_path, start=38, limit=4)[0][:, 0].tolist() == [38, 39, 40, 41]
     assert read_rows(tmp_path, start=100, limit=50)[0][:, 0].tolist() == [100, 101, 102]
-    with pytest.raises(UsageError, match="row 103 is not in .* rows 0 to 102"):
+    with pytest.raises(UsageError, match=r"row 103 is not in .* rows 0 to 102"):
         read_rows(tmp_path, start=103)
 
 
@@ -121,9 +121,7 @@ def test_rot_after_the_sha256_was_checked_is_caught_by_page_checksums(shard_byte
     tokens, document, content = shard_bytes
     file = tmp_path / "shard.parquet"
     file.write_bytes(content)
-    record = ShardRecord(
-        name=file.name, rows=64, tokens=0, documents=0, bytes=len(content), sha256=sha256(content)
-    )
+    record = ShardRecord(name=file.name, rows=64, tokens=0, documents=0, bytes=len(content), sha256=sha256(content))
     shard = Shard(Location.of(file), record, 64)
     place = data.draw(st.integers(0, len(content) - 1))
     with file.open("r+b") as stream:
