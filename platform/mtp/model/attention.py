@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtp.config import ModelConfig
+from mtp.model import blockwise_attention
 from mtp.model.decoding import PassInput
 from mtp.model.norm import RMSNorm
 from mtp.model.rotary import Rotation, rotate, softmax_scale
@@ -104,14 +105,13 @@ class LatentAttention(nn.Module):
         return self.kv_a_layernorm(latent), rotate(k_rope.unsqueeze(2), rotation).squeeze(2)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Fused attention, (B, H, T, .) -> (B, H, T, v).
+        """(B, H, T, .) -> (B, H, T, v).
 
-        Values are padded to the keys' size: the CPU's fused kernel takes equal sizes only, and the plain path that
-        would replace it takes twice the time.
+        For PyTorch's kernel values are padded to the keys' size: its fast paths take equal sizes only.
         """
-        padding = query.shape[-1] - self.v
-        if padding > 0:
-            value = F.pad(value, (0, padding))
+        if blockwise_attention.fits(query):
+            return blockwise_attention.blockwise_attention(query, key, value, mask, self.scale)
+        value = F.pad(value, (0, max(0, query.shape[-1] - self.v)))
         out = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=mask is None, scale=self.scale
         )

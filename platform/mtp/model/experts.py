@@ -34,20 +34,32 @@ class Experts(nn.Module):
         """
         order = chosen.flatten().argsort()
         token = order // chosen.shape[1]
-        grouped = self._run(x[token], counts)
-        grouped = grouped * weights.flatten()[order].unsqueeze(-1).to(x.dtype)
-        return torch.zeros_like(x).index_add(0, token, grouped)
+        run = self._grouped if self._grouped_kernel_fits(x) else self._looped
+        outputs = run(x[token], counts) * weights.flatten()[order].unsqueeze(-1).to(x.dtype)
+        return torch.zeros_like(x).index_add(0, token, outputs)
 
-    def _run(self, x: Tensor, counts: Tensor) -> Tensor:
-        """x (N k, d), sorted by expert -> each row through its own expert.
+    def _grouped(self, x: Tensor, counts: Tensor) -> Tensor:
+        """x (N k, d) sorted by expert -> each row through its own expert; no loop, and no wait for a GPU's counts."""
+        ends = counts.cumsum(0).to(torch.int32)
+        gate, up = F.grouped_mm(x, self.gate_up_proj.transpose(1, 2), offs=ends).chunk(2, dim=-1)
+        return F.grouped_mm(F.silu(gate) * up, self.down_proj.transpose(1, 2), offs=ends)
+
+    def _looped(self, x: Tensor, counts: Tensor) -> Tensor:
+        """The same, one expert after the other, where the grouped kernel cannot go.
 
         unbind gives one gradient for the whole parameter (zeros for experts without tokens), where indexing would
         make a full-size one for each expert.
         """
-        outs = []
-        for rows, w_in, w_out in zip(
-            x.split(counts.tolist()), self.gate_up_proj.unbind(0), self.down_proj.unbind(0), strict=True
-        ):
+        groups = zip(x.split(counts.tolist()), self.gate_up_proj.unbind(0), self.down_proj.unbind(0), strict=True)
+        outputs = []
+        for rows, w_in, w_out in groups:
             gate, up = F.linear(rows, w_in).chunk(2, dim=-1)
-            outs.append(F.linear(F.silu(gate) * up, w_out))
-        return torch.cat(outs)
+            outputs.append(F.linear(F.silu(gate) * up, w_out))
+        return torch.cat(outputs)
+
+    def _grouped_kernel_fits(self, x: Tensor) -> bool:
+        """The kernel exists, takes this dtype on this device, and rows lie on its 16-byte grid."""
+        if not hasattr(F, "grouped_mm"):
+            return False
+        on_grid = all(size * x.element_size() % 16 == 0 for size in (x.shape[-1], self.down_proj.shape[-1]))
+        return on_grid and (x.device.type == "cpu" or x.dtype == torch.bfloat16)

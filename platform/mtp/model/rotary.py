@@ -51,7 +51,7 @@ class RotaryEmbedding:
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Rotate the interleaved pairs of x (B, T, H, rope) by the angles of each position; see the file's head."""
     cos, sin = (part.unsqueeze(-2) for part in rotation)
-    first, second = x[..., 0::2], x[..., 1::2]
+    first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 

@@ -31,6 +31,8 @@ class PredictionModules(nn.Module):
 
     cache_layers = 0
     """Layers of the latent cache that decoding needs beside the backbone's N (numbered from N)."""
+    runs = 1
+    """How often a training forward runs each of the modules' own weights."""
     chained = False
     """Whether horizon k's state needs horizon k-1's drafted token (`decode`), or not (`draft_hiddens`)."""
 

@@ -40,7 +40,7 @@ class ParallelModules(PredictionModules):
         """The output head for each horizon when tied, else each horizon's own (V, d)."""
         if self.tied:
             return super().head_weights(output_head)
-        return [weight for _, weight in self.heads.named_parameters()]
+        return list(self.heads.parameters())
 
     def draft_hiddens(self, hidden: Tensor, pass_input: PassInput) -> list[Tensor]:
         """See the base class; uses cache layers N..N+depth-1."""

@@ -41,7 +41,8 @@ class SequentialModules(PredictionModules):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.cache_layers = self.horizons
-        own = 1 if config.prediction.share_modules else self.horizons
+        self.runs = self.horizons if config.prediction.share_modules else 1
+        own = self.horizons // self.runs
         self.modules_by_depth = nn.ModuleList(
             SequentialModule(config, self.first_layer + depth) for depth in range(own)
         )
