@@ -1,0 +1,123 @@
+"""Figures of training and evaluation, as matplotlib Figures that the registry logs and the docs show.
+
+Horizons keep one colour and one marker in every figure (Okabe and Ito's colours, told apart without colour vision
+too). Knows histories and reports; knows nothing of files. matplotlib is imported when a figure is made.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from mtp.config.objective import LambdaConfig
+from mtp.objective import lambdas_at
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+History = Mapping[str, Sequence[tuple[int, float]]]
+"""Metric name -> (step, value) pairs, as the trainer logged them."""
+
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#8C6D1F")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_SEED_TEXT_ACCEPTANCE = (0.7, 0.4, 0.2)
+
+
+def loss_figure(history: History) -> "Figure":
+    """Loss per horizon over steps, from train/loss_h1.. (lines) and eval/loss_h1.. (markers)."""
+    figure, axes = _canvas("Loss per horizon", "optimizer step", "cross-entropy (nats per token)")
+    _draw_horizons(axes, history, "loss_h", first=1)
+    return figure
+
+
+def agreement_figure(history: History) -> "Figure":
+    """Agreement per horizon over steps, from train/agreement_h2.. (lines) and eval/agreement_h2.. (markers)."""
+    figure, axes = _canvas(
+        "Agreement of each horizon with the model's own next token", "optimizer step", "share of positions that agree"
+    )
+    _draw_horizons(axes, history, "agreement_h", first=2)
+    _share_axis(axes)
+    return figure
+
+
+def acceptance_figure(acceptance: Sequence[float], agreement: Sequence[float] = ()) -> "Figure":
+    """Acceptance per draft position as bars, beside the text-book figures and, if given, the agreement per horizon.
+
+    Args:
+        acceptance: position 1, 2, ...: how often all drafts up to it were accepted.
+        agreement: horizons 2, 3, ...: the teacher-forced estimate of each alone.
+    """
+    figure, axes = _canvas("Acceptance per draft position", "draft position", "share of drafts accepted")
+    positions = range(1, len(acceptance) + 1)
+    bars = axes.bar(positions, acceptance, width=0.6, color=_COLOURS[0], label="measured: this and all before it")
+    axes.bar_label(bars, [f"{value:.0%}" for value in acceptance], padding=3)
+    if agreement:
+        axes.plot(
+            positions, agreement, _MARKERS[2], color=_COLOURS[1], ms=9, label="agreement on held-out text, each alone"
+        )
+    cumulative, whole = [], 1.0
+    for rate in _SEED_TEXT_ACCEPTANCE[: len(acceptance)]:
+        whole *= rate
+        cumulative.append(whole)
+    axes.plot(
+        positions[: len(cumulative)], cumulative, "_", color="black", ms=28, mew=2, label="70 %, 40 %, 20 % in a row"
+    )
+    axes.set_xticks(list(positions))
+    _share_axis(axes)
+    axes.legend(frameon=False)
+    return figure
+
+
+def schedule_figure(config: LambdaConfig, n_future: int, total_steps: int, tokens_per_step: int) -> "Figure":
+    """lambda_k over the steps of a training, for horizons 2..n_future."""
+    figure, axes = _canvas("Weight of each horizon in the loss", "optimizer step", "lambda")
+    steps = sorted({round(i * total_steps / 400) for i in range(401)})
+    values = [lambdas_at(config, n_future, step, total_steps, step * tokens_per_step) for step in steps]
+    for k in range(2, n_future + 1):
+        # Thinner lines on top, so that horizons of equal weight are all seen.
+        axes.plot(
+            steps,
+            [lambdas[k - 1] for lambdas in values],
+            color=_COLOURS[(k - 1) % len(_COLOURS)],
+            linewidth=2 + 2 * (n_future - k),
+            label=f"horizon {k}",
+        )
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _canvas(title: str, x: str, y: str) -> "tuple[Figure, Axes]":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.2), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=12)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _draw_horizons(axes: "Axes", history: History, name: str, first: int) -> None:
+    """One line a horizon for train/<name>k, markers for eval/<name>k; a legend entry a horizon."""
+    k = first
+    while f"train/{name}{k}" in history or f"eval/{name}{k}" in history:
+        colour, marker = _COLOURS[(k - 1) % len(_COLOURS)], _MARKERS[(k - 1) % len(_MARKERS)]
+        training, held_out = history.get(f"train/{name}{k}", ()), history.get(f"eval/{name}{k}", ())
+        axes.plot(*_columns(training), color=colour, linewidth=1.6, label=f"horizon {k}")
+        label = f"horizon {k}, held out"
+        axes.plot(*_columns(held_out), marker, color=colour, ms=7, mec="white", label=label if held_out else None)
+        k += 1
+    if k > first:
+        axes.legend(frameon=False, ncols=2)
+
+
+def _columns(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _share_axis(axes: "Axes") -> None:
+    axes.set_ylim(0, 1.05)
+    axes.yaxis.set_major_formatter("{x:.0%}")
