@@ -17,6 +17,7 @@ from ray.data.datasource import ReadTask
 
 from mtp.data.order import RowOrder
 from mtp.data.prepared import PreparedDataset, open_dataset
+from mtp.data.stream.task_errors import NO_PROBLEM, problem_text
 from mtp.errors import MTPError, UsageError
 
 MAX_TASKS = 10_000
@@ -70,7 +71,7 @@ class Stretch:
 
 
 class RowSource(Datasource):
-    """The rows of a `Stretch`; columns tokens, document, row (id in the data set), position (in the order)."""
+    """The rows of a `Stretch`; columns tokens, document, row (id in the data set), position (in the order), problem."""
 
     def __init__(self, stretch: Stretch) -> None:
         super().__init__()
@@ -108,21 +109,26 @@ class RowSource(Datasource):
 
 
 def read_span(stretch: Stretch, start: int, stop: int) -> Iterable[pa.Table]:
-    """The blocks of one read task.
+    """The blocks of one read task: this rank's rows of positions [start, stop).
 
-    Raises:
-        MTPError: a shard is missing or corrupt, or the data set was replaced since the stream was made.
+    Where a shard is missing or corrupt, or the data set was replaced since the stream was made, the block is a single
+    row that says so in its column `problem`.
     """
-    dataset, order = _opened(stretch.path, stretch.fingerprint, stretch.seed)
-    positions = stretch.part.positions(stretch.start, start, stop)
-    rows = order.rows(start, stop)[positions - start]
-    tokens, document = dataset.take(rows)
+    try:
+        dataset, order = _opened(stretch.path, stretch.fingerprint, stretch.seed)
+        positions = stretch.part.positions(stretch.start, start, stop)
+        rows = order.rows(start, stop)[positions - start]
+        tokens, document = dataset.take(rows)
+    except MTPError as error:
+        yield pa.table({"problem": [problem_text(error)]})
+        return
     yield pa.table(
         {
             "tokens": _fixed_lists(tokens),
             "document": _fixed_lists(document),
             "row": pa.array(rows),
             "position": pa.array(positions),
+            "problem": pa.array([NO_PROBLEM] * len(rows)),
         }
     )
 

@@ -19,7 +19,7 @@ from mtp.data.prepared import PreparedDataset, open_dataset
 from mtp.data.storage import Location
 from mtp.data.stream.quiet import keep_order, quiet_context
 from mtp.data.stream.row_source import RankSlice, RowSource, Stretch
-from mtp.data.stream.task_errors import raise_cause
+from mtp.data.stream.task_errors import raise_problem
 from mtp.errors import MTPError
 
 if TYPE_CHECKING:
@@ -118,13 +118,12 @@ class RowStream:
 
     def _blocks(self) -> Iterator[tuple[Array, ...]]:
         begun, self._begun = self._begun, None
-        try:
-            table, tables = begun.result() if begun else self._begin()
-            while table is not None:
-                yield _columns(table, self.seq_len)
-                table = next(tables, None)
-        except Exception as error:
-            raise_cause(error)
+        table, tables = begun.result() if begun else self._begin()
+        while table is not None:
+            for problem in table["problem"].unique().to_pylist():
+                raise_problem(problem)
+            yield _columns(table, self.seq_len)
+            table = next(tables, None)
 
 
 def train_dataset(
@@ -132,7 +131,7 @@ def train_dataset(
 ) -> ray.data.Dataset:
     """Rows at positions start_row .. start_row + num_rows - 1 of the training order, as a Ray Dataset.
 
-    Columns: tokens and document (fixed-size lists), row, position. Blocks come in order. `part` keeps one rank's rows.
+    Columns: see `RowSource`. Blocks come in order. `part` keeps one rank's rows.
     """
     dataset = path if isinstance(path, PreparedDataset) else open_dataset(Location.of(path))
     quiet_context()

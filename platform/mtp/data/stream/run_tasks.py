@@ -11,7 +11,8 @@ import ray.data
 from pydantic import BaseModel
 
 from mtp.data.stream.quiet import quiet_context
-from mtp.data.stream.task_errors import raise_cause
+from mtp.data.stream.task_errors import NO_PROBLEM, problem_text, raise_problem
+from mtp.errors import MTPError
 
 Input = TypeVar("Input", bound=BaseModel)
 Result = TypeVar("Result", bound=BaseModel)
@@ -29,13 +30,14 @@ def run_tasks(
     kind = type(inputs[0])
 
     def call(row: dict[str, str]) -> dict[str, str]:
-        return {"json": function(kind.model_validate_json(row["json"])).model_dump_json()}
+        try:
+            return {"json": function(kind.model_validate_json(row["json"])).model_dump_json(), "problem": NO_PROBLEM}
+        except MTPError as error:
+            return {"json": "", "problem": problem_text(error)}
 
     rows = ray.data.from_items([{"json": item.model_dump_json()} for item in inputs], override_num_blocks=len(inputs))
     results = rows.map(call, num_cpus=num_cpus).iter_batches(batch_size=None, batch_format="pyarrow")
-    try:
-        for table in results:
-            for text in table["json"].to_pylist():
-                yield result.model_validate_json(text)
-    except Exception as error:
-        raise_cause(error)
+    for table in results:
+        for row in table.to_pylist():
+            raise_problem(row["problem"])
+            yield result.model_validate_json(row["json"])

@@ -1,21 +1,23 @@
-"""Finds the sentence that a task of ours raised inside the layers in which Ray hands exceptions on."""
+"""Carries the sentence of an MTPError out of a Ray Data task as data.
 
-from typing import NoReturn
+Raised there, it would reach the caller only as the text of a Ray exception, after a screen of logged stack traces.
+Other exceptions are bugs and take that way.
+"""
 
-from mtp.errors import MTPError
+import json
+
+from mtp.errors import MTPError, UsageError
+
+NO_PROBLEM = ""
 
 
-def raise_cause(error: BaseException) -> NoReturn:
-    """Raise the MTPError that caused `error`, with its own message; if there is none, `error` itself."""
-    seen: set[int] = set()
-    queue: list[BaseException] = [error]
-    while queue:
-        current = queue.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        if type(current).__module__ == MTPError.__module__:
-            raise current from None
-        linked = (getattr(current, "cause", None), current.__cause__, current.__context__)
-        queue += [link for link in linked if isinstance(link, BaseException)]
-    raise error
+def problem_text(error: MTPError) -> str:
+    """The error as a string that `raise_problem` turns back into it."""
+    return json.dumps([isinstance(error, UsageError), str(error)])
+
+
+def raise_problem(text: str) -> None:
+    """Raise the error that a task put into words; nothing for NO_PROBLEM."""
+    if text != NO_PROBLEM:
+        is_usage, sentence = json.loads(text)
+        raise UsageError(sentence) if is_usage else MTPError(sentence)
