@@ -74,6 +74,29 @@ def registry_errors(uri: str) -> Iterator[None]:
         raise MTPError(f"the registry at {uri} refuses: {_first_line(error)}") from error
 
 
+@contextmanager
+def as_global_uri(uri: str) -> Iterator[None]:
+    """Makes `uri` MLflow's global one for a while, where it opens a sqlite file itself.
+
+    Its store then looks up a new version's source at the global URI, whatever the client's. MLflow keeps the global
+    URI in the environment too, which is the user's: it is put back.
+    """
+    if sqlite_file(uri) is None:
+        yield
+        return
+    import mlflow
+
+    variable = "MLFLOW_TRACKING_URI"
+    before = os.environ.get(variable)
+    try:
+        mlflow.set_tracking_uri(uri)
+        yield
+    finally:
+        mlflow.set_tracking_uri(before or "")
+        if before is not None:
+            os.environ[variable] = before
+
+
 def sqlite_file(uri: str) -> Path | None:
     """The database file of a `sqlite:///PATH` URI; None for a server."""
     return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None

@@ -67,10 +67,10 @@ def _logged_model(mlflow: "MlflowClient", model_uri: str, uri: str) -> "LoggedMo
         return _of_run(mlflow, match["run"], uri)
     else:
         raise UsageError(f"{model_uri!r} is no model URI; give {_FORMS}")
-    model_id = require_version(mlflow, match["name"], version, uri).model_id
-    if not model_id:
+    source = require_version(mlflow, match["name"], version, uri).source
+    if not source.startswith("models:/m-"):
         raise UsageError(f"{model_uri} was not registered by this platform: it has no model files of its own")
-    return mlflow.get_logged_model(model_id)
+    return mlflow.get_logged_model(source.removeprefix("models:/"))
 
 
 def _aliased(mlflow: "MlflowClient", name: str, alias: str, uri: str) -> int:

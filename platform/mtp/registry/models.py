@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mtp.errors import UsageError
 from mtp.registry.artifacts import repository
 from mtp.registry.card import ModelCard
-from mtp.registry.connection import client, registry_errors, tracking_uri
+from mtp.registry.connection import as_global_uri, client, registry_errors, tracking_uri
 from mtp.registry.files import checksums, require_model_folder
 
 if TYPE_CHECKING:
@@ -70,14 +70,15 @@ def register_model(
     with registry_errors(uri):
         logged = _upload(mlflow, run_id, folder, uri)
         _ensure_registered(mlflow, name)
-        created = mlflow.create_model_version(
-            name,
-            source=f"models:/{logged.model_id}",
-            run_id=run_id,
-            model_id=logged.model_id,
-            tags=card.tags(),
-            description=card.markdown(name, run_id),
-        )
+        with as_global_uri(uri):
+            created = mlflow.create_model_version(
+                name,
+                source=f"models:/{logged.model_id}",
+                run_id=run_id,
+                model_id=logged.model_id,
+                tags=card.tags(),
+                description=card.markdown(name, run_id),
+            )
         if alias is not None:
             mlflow.set_registered_model_alias(name, alias, created.version)
     return int(created.version)

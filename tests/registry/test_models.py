@@ -1,0 +1,177 @@
+"""The life of a model in a real registry: registered whole, found again, promoted, fetched."""
+
+import json
+
+import pytest
+
+from mtp.errors import MTPError, UsageError
+from mtp.registry import (
+    Gate,
+    ModelCard,
+    fetch_model,
+    promote,
+    record_gates,
+    register_model,
+    registered_models,
+    resolve_version,
+    set_alias,
+    start_run,
+    versions,
+)
+from mtp.registry.connection import client
+from mtp.registry.files import checksums
+
+CARD = ModelCard(
+    perplexity=41.25, acceptance=(0.6, 0.3), agreement=(0.7, 0.5), tokens_per_step=1.78, data_fingerprint="abc"
+)
+
+
+@pytest.fixture
+def registered(tracking, model_folder):
+    """A registered version with an alias: (name, version, run id, uri)."""
+    run_id = start_run(tracking, "train", {})
+    name = f"model-{run_id[:8]}"
+    version = register_model(run_id, model_folder, name, "candidate", card=CARD, uri=tracking.uri)
+    return name, version, run_id, tracking.uri
+
+
+def test_a_version_comes_back_byte_for_byte_by_every_kind_of_uri(registered, model_folder):
+    name, version, run_id, uri = registered
+    uris = (f"models:/{name}/{version}", f"models:/{name}@candidate", f"runs:/{run_id}/model", str(model_folder))
+    for model_uri in uris:
+        assert checksums(fetch_model(model_uri, uri)) == checksums(model_folder)
+    assert resolve_version(f"models:/{name}@candidate", uri) == f"models:/{name}/{version}"
+
+
+def test_versions_show_aliases_figures_and_the_run(registered, model_folder):
+    name, version, run_id, uri = registered
+    again = register_model(run_id, model_folder, name, uri=uri)
+    newest, oldest = versions(name, uri=uri)
+    assert (newest.version, oldest.version) == (again, version)
+    assert newest.aliases == () and oldest.aliases == ("candidate",)
+    assert (oldest.perplexity, oldest.acceptance, oldest.agreement) == (41.25, (0.6, 0.3), (0.7, 0.5))
+    assert (oldest.tokens_per_step, oldest.data_fingerprint, oldest.run_id) == (1.78, "abc", run_id)
+    assert "| perplexity on held-out text | 41.25 |" in oldest.description
+    assert newest.perplexity is None
+    assert registered_models(uri=uri)[name] == {"candidate": version}
+
+
+def test_the_mlflow_client_of_anyone_can_download_the_version(registered, model_folder, tmp_path):
+    import mlflow
+
+    name, _, _, uri = registered
+    mlflow.set_tracking_uri(uri)
+    mlflow.artifacts.download_artifacts(f"models:/{name}@candidate", dst_path=str(tmp_path / "out"))
+    assert checksums(tmp_path / "out") == checksums(model_folder)
+
+
+def test_what_does_not_exist_is_named_beside_what_does(registered):
+    name, version, _, uri = registered
+    with pytest.raises(UsageError, match=f"no registered model 'nope'.*{name}"):
+        fetch_model("models:/nope/1", uri)
+    with pytest.raises(UsageError, match=f"{name} has no version 99; there are: {version}"):
+        fetch_model(f"models:/{name}/99", uri)
+    with pytest.raises(
+        UsageError, match=rf"{name} has no alias 'champion'; there are: candidate \(version {version}\)"
+    ):
+        fetch_model(f"models:/{name}@champion", uri)
+    with pytest.raises(UsageError, match="no run 'feed'"):
+        fetch_model("runs:/feed/model", uri)
+    with pytest.raises(UsageError, match="is no model URI"):
+        fetch_model(f"models:/{name}", uri)
+    with pytest.raises(UsageError, match="no model folder"):
+        fetch_model("/does/not/exist", uri)
+    with pytest.raises(UsageError, match="there are"):
+        versions("nope", uri=uri)
+    with pytest.raises(UsageError, match="has no version 99"):
+        set_alias(name, "x", 99, uri=uri)
+
+
+def test_a_run_without_a_model_is_an_error(tracking):
+    run_id = start_run(tracking, "train", {})
+    with pytest.raises(UsageError, match="has no model"):
+        fetch_model(f"runs:/{run_id}/model", tracking.uri)
+
+
+@pytest.mark.parametrize("name", ["weights.pkl", "pytorch_model.bin", "model.pt"])
+def test_a_folder_with_a_pickle_is_refused(tracking, model_folder, name):
+    (model_folder / name).write_bytes(b"x")
+    with pytest.raises(UsageError, match=f"{name}, which could run code"):
+        register_model("unused", model_folder, "m", uri=tracking.uri)
+    with pytest.raises(UsageError, match=f"{name}, which could run code"):
+        fetch_model(str(model_folder))
+
+
+def test_an_incomplete_folder_is_refused(tracking, model_folder):
+    (model_folder / "tokenizer.json").unlink()
+    with pytest.raises(UsageError, match=r"tokenizer\.json missing"):
+        register_model("unused", model_folder, "m", uri=tracking.uri)
+
+
+def test_an_interrupted_upload_leaves_no_version(tracking, model_folder, monkeypatch):
+    from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    run_id = start_run(tracking, "train", {})
+    monkeypatch.setattr(MlflowArtifactsRepository, "log_artifacts", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        register_model(run_id, model_folder, "never", uri=tracking.uri)
+    assert "never" not in registered_models(uri=tracking.uri)
+    with pytest.raises(UsageError, match="has no model"):
+        fetch_model(f"runs:/{run_id}/model", tracking.uri)
+
+
+def test_a_rotten_local_copy_is_fetched_again(registered, model_folder):
+    name, version, _, uri = registered
+    kept = fetch_model(f"models:/{name}/{version}", uri)
+    (kept / "model.safetensors").write_bytes(b"rotten")
+    assert checksums(fetch_model(f"models:/{name}/{version}", uri)) == checksums(model_folder)
+
+
+def test_files_damaged_in_the_registry_are_not_served(registered, ray_cluster):
+    from mtp.config import home
+
+    name, version, run_id, uri = registered
+    model_id = client(uri).get_run(run_id).outputs.model_outputs[0].model_id
+    (stored,) = (home() / "artifacts").glob(f"*/models/{model_id}/artifacts/model.safetensors")
+    stored.write_bytes(b"rotten")
+    with pytest.raises(MTPError, match=r"damaged: model\.safetensors"):
+        fetch_model(f"models:/{name}/{version}", uri)
+    with pytest.raises(MTPError, match="damaged"):
+        promote(name, version, uri=uri)
+
+
+def test_promotion_moves_the_alias_when_all_checks_pass(registered, model_folder):
+    name, version, run_id, uri = registered
+    assert promote(name, version, gates={"perplexity": Gate(True, "41 below 50")}, uri=uri) is None
+    later = register_model(run_id, model_folder, name, uri=uri)
+    assert promote(name, later, uri=uri) == version
+    assert registered_models(uri=uri)[name]["champion"] == later
+    assert versions(name, uri=uri)[1].tags["gate.perplexity"] == "passed: 41 below 50"
+
+
+def test_a_failed_check_keeps_the_alias_where_it_is_also_later(registered):
+    name, version, _, uri = registered
+    failing = {"exactness": Gate(False, "3 of 64 tokens differ"), "perplexity": Gate(True, "fine")}
+    with pytest.raises(MTPError, match=r"not promoted: exactness \(3 of 64 tokens differ\) failed"):
+        promote(name, version, gates=failing, uri=uri)
+    with pytest.raises(MTPError, match="exactness"):
+        promote(name, version, uri=uri)
+    assert "champion" not in registered_models(uri=uri)[name]
+    record_gates(name, version, {"exactness": Gate(True, "64 of 64 tokens equal")}, uri=uri)
+    promote(name, version, uri=uri)
+    assert registered_models(uri=uri)[name]["champion"] == version
+
+
+def test_a_name_with_uri_characters_is_refused(tracking, model_folder):
+    with pytest.raises(UsageError, match="cannot name a registered model"):
+        register_model("unused", model_folder, "a/b", uri=tracking.uri)
+
+
+def test_checksums_are_kept_with_the_model(registered, model_folder):
+    _, _, run_id, uri = registered
+    mlflow = client(uri)
+    logged = mlflow.get_logged_model(mlflow.get_run(run_id).outputs.model_outputs[0].model_id)
+    assert json.loads(logged.tags["mtp.sha256"]) == checksums(model_folder)
