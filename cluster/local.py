@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from cluster import mlflow_server, ray_head
 from cluster.ports import LOOPBACK, require_free
@@ -85,11 +86,14 @@ def require_state() -> ClusterState:
 def connect(state: ClusterState | None = None) -> ClusterState:
     """Join this process to the local cluster: export `environment()` and call `ray.init`.
 
+    A MLFLOW_TRACKING_URI that the user has exported stays.
+
     Raises:
         MTPError: no local cluster is running.
     """
     state = state or require_state()
-    os.environ.update(state.environment())
+    chosen = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ.update(state.environment() | ({"MLFLOW_TRACKING_URI": chosen} if chosen else {}))
     if "ray" in sys.modules:
         _refresh_imported_ray()
     import ray
@@ -120,19 +124,15 @@ def _start(config: ClusterConfig, on_progress: Progress) -> ClusterState:
     try:
         on_progress("Starting Ray and MLflow")
         ray_head.ensure_token(state.token_file)
-        mlflow = _launch_mlflow(state, config)
-        ray_log = _log("ray-start")
-        ray = launch(
-            ray_head.command(config, state.ray_temp_dir),
-            ray_head.environment(state.token_file),
-            state.cluster_id,
-            ray_log,
-        )
-        deadline = time.monotonic() + START_TIMEOUT_S
-        on_progress("Waiting for Ray")
-        _wait(ray, lambda: ray.poll() == 0 and ray_head.is_ready(state), "Ray", ray_log, deadline)
-        on_progress("Waiting for MLflow")
-        _wait(mlflow, lambda: mlflow_server.is_ready(state.mlflow_url), "MLflow", _log("mlflow"), deadline)
+        ray_environment = ray_head.environment(state.token_file, state.mlflow_url)
+        ray = launch(ray_head.command(config, state.ray_temp_dir), ray_environment, state.cluster_id, _log("ray-start"))
+        mlflow_command = mlflow_server.command(config, home())
+        mlflow = launch(mlflow_command, mlflow_server.environment(), state.cluster_id, _log("mlflow"))
+        waiting = [
+            _Server("Ray", ray, _log("ray-start"), lambda: ray.poll() == 0 and ray_head.is_ready(state)),
+            _Server("MLflow", mlflow, _log("mlflow"), lambda: mlflow_server.is_ready(state.mlflow_url)),
+        ]
+        _wait(waiting, on_progress)
         started = state.model_copy(update={"daemons": _daemons(state, mlflow.pid)})
         started.save()
         return started
@@ -159,10 +159,6 @@ def _plan(config: ClusterConfig) -> ClusterState:
     )
 
 
-def _launch_mlflow(state: ClusterState, config: ClusterConfig) -> subprocess.Popen[bytes]:
-    return launch(mlflow_server.command(config, home()), mlflow_server.environment(), state.cluster_id, _log("mlflow"))
-
-
 def _log(name: str) -> Path:
     return home() / "logs" / f"{name}.log"
 
@@ -176,14 +172,27 @@ def _daemons(state: ClusterState, mlflow_pid: int) -> dict[str, Daemon]:
     return found
 
 
-def _wait(process: subprocess.Popen[bytes], ready: Callable[[], bool], name: str, log: Path, deadline: float) -> None:
-    """Until `ready`, or an MTPError that quotes the last line of `log`."""
-    while not ready():
-        failed = process.poll() not in (None, 0)
-        if failed or time.monotonic() > deadline:
-            lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-            what = f"ended with exit code {process.returncode}" if failed else "does not answer"
-            raise MTPError(f"{name} {what}; its last words in {log}: {lines[-1] if lines else 'none'}")
+class _Server(NamedTuple):
+    """What is being started."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    is_ready: Callable[[], bool]
+
+
+def _wait(servers: list[_Server], on_progress: Progress) -> None:
+    """Until all are ready, or an MTPError that quotes the last line of one's log."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while servers:
+        on_progress(f"Waiting for {' and '.join(server.name for server in servers)}")
+        for server in servers:
+            failed = server.process.poll() not in (None, 0)
+            if failed or time.monotonic() > deadline:
+                lines = [line for line in server.log.read_text(errors="replace").splitlines() if line.strip()]
+                what = f"ended with exit code {server.process.returncode}" if failed else "does not answer"
+                raise MTPError(f"{server.name} {what}; its last words in {server.log}: {lines[-1] if lines else '-'}")
+        servers = [server for server in servers if not server.is_ready()]
         time.sleep(0.2)
 
 

@@ -40,12 +40,14 @@ def command(config: ClusterConfig, temp_dir: Path) -> list[str]:
     return [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--disable-usage-stats", *flags]
 
 
-def environment(token_file: Path) -> dict[str, str]:
-    """Of the head and, through it, of every worker: token, loopback only, our source folders importable."""
+def environment(token_file: Path, mlflow_url: str) -> dict[str, str]:
+    """Of the head and, through it, of every worker: token, loopback only, our Python and source folders found."""
     autoscaler_port, dashboard_metrics_port = free_ports(2)
     inherited = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
     return {
         **inherited,
+        "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or mlflow_url,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file),
         "AUTOSCALER_METRIC_PORT": str(autoscaler_port),
