@@ -7,10 +7,16 @@ import queue
 import socket
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from mtp.train.engine import load_deepspeed
+
+load_deepspeed(torch.device("cpu"))  # once, before ranks are forked
+import_module("torch._dynamo")  # or every rank would, at its first optimizer
 
 
 def on_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:

@@ -1,66 +1,18 @@
+import pytest
 import torch
 
-from mtp.config import ModelConfig
-from mtp.config.objective import ObjectiveConfig
-from mtp.config.train import TrainConfig
-from mtp.model import MTPModel
-from mtp.objective import MTPObjective
-from mtp.train.engine import Engine, load_deepspeed
-from mtp.train.experts import ExpertBalance
-from mtp.train.loss_module import LossModule
-from mtp.train.step import StepRunner
 from tests.train.gloo import on_ranks
+from tests.train.small import Training
 
-CPU = torch.device("cpu")
-ROWS, LENGTH, STEPS = 8, 24, 3
-MODEL = ModelConfig.model_validate(
-    {
-        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 16,
-        "num_hidden_layers": 2, "num_attention_heads": 2, "kv_lora_rank": 16, "qk_nope_head_dim": 8,
-        "qk_rope_head_dim": 8, "v_head_dim": 8, "n_routed_experts": 4, "max_position_embeddings": 64,
-        "prediction": {"kind": "sequential", "n_future": 3},
-    }
-)  # fmt: skip
-load_deepspeed(CPU)
+STEPS = 3
 
 
-def rows(step):
-    """Documents of uneven lengths and padding, so that every rank holds another number of valid targets."""
-    generator = torch.Generator().manual_seed(step)
-    tokens = torch.randint(0, 64, (ROWS, LENGTH), generator=generator)
-    ends = torch.randint(3, LENGTH, (ROWS, 1), generator=generator)
-    slots = torch.arange(LENGTH)
-    document = (slots >= ends // 2).int() + (slots >= ends).int()
-    document[:2][:, slots > 15] = -1
-    return tokens, document
-
-
-def run(world, stage, accumulation, objective=None):
-    torch.manual_seed(0)
-    config = TrainConfig.model_validate(
-        {
-            "num_workers": world,
-            "batch_size": ROWS,
-            "zero_stage": stage,
-            "micro_batch_size": ROWS // world // accumulation,
-            "optimizer": {"eps": 1e-4},  # Adam turns rounding of near-zero gradients into whole steps; this does not
-        }
-    )
-    loss_config = ObjectiveConfig.model_validate({"balance_alpha": 0.01, **(objective or {})})
-    model, mtp_objective = MTPModel(MODEL), MTPObjective(loss_config, MODEL.n_future)
-    experts = ExpertBalance(model, speed=0.01)
-    engine = Engine(LossModule(model, mtp_objective), config, CPU, accumulation)
-    experts.restore_precision()
-    runner = StepRunner(engine, mtp_objective, experts, CPU, config.rows_per_forward)
-    rank = torch.distributed.get_rank()
-    mine = slice(rank * ROWS // world, (rank + 1) * ROWS // world)
-    results = []
-    for step in range(STEPS):
-        tokens, document = rows(step)
-        results.append(runner.run(tokens[mine], document[mine], [1.0, 0.3, 0.2], lr=1e-2))
-    weights = {name: engine.whole_weight(name).clone() for name in engine.parameter_names()}
-    bias = [layer.gate.e_score_correction_bias.clone() for layer in model.expert_layers()]
-    return results, weights, bias
+def run(world, combinations):
+    outcomes = []
+    for stage, accumulation, experts in combinations:
+        training = Training(world, stage, accumulation, experts)
+        outcomes.append((training.steps(range(STEPS)), training.weights(), training.biases()))
+    return outcomes
 
 
 def assert_same(got, expected):
@@ -73,10 +25,36 @@ def assert_same(got, expected):
     torch.testing.assert_close(got[2], expected[2])
 
 
-def test_stage_matrix():
-    (expected,) = on_ranks(1, run, 1, 1, 1)
-    assert len({round(result.loss, 3) for result in expected[0]}) == STEPS
-    for stage in (0, 1, 2, 3):
-        for accumulation in (1, 2):
-            for got in on_ranks(2, run, 2, stage, accumulation):
-                assert_same(got, expected)
+def assert_two_workers_equal_one(combinations):
+    kinds = sorted({experts for _, _, experts in combinations})
+    ((alone),) = on_ranks(1, run, 1, [(1, 1, experts) for experts in kinds])
+    expected = dict(zip(kinds, alone, strict=True))
+    for rank in on_ranks(2, run, 2, combinations):
+        for (_, _, experts), got in zip(combinations, rank, strict=True):
+            assert_same(got, expected[experts])
+
+
+def test_two_workers_equal_one_process_on_the_same_global_batch():
+    assert_two_workers_equal_one([(1, 1, 4), (3, 2, 4)])
+
+
+@pytest.mark.slow
+def test_every_zero_stage_and_accumulation_equals_one_process():
+    assert_two_workers_equal_one(
+        [(stage, accumulation, experts) for stage in range(4) for accumulation in (1, 2) for experts in (0, 4)]
+    )
+
+
+def frozen_backbone(stage):
+    training = Training(2, stage, objective={"detach_backbone": True})
+    before = training.weights()
+    training.steps(range(2))
+    after = training.weights()
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_detached_backbone_is_not_even_decayed(stage):
+    changed = on_ranks(2, frozen_backbone, stage)[0]
+    assert changed
+    assert all(name.startswith("model.prediction.") for name in changed)

@@ -6,8 +6,10 @@ nothing of language models, losses, data or checkpoint files.
 """
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,13 +39,30 @@ def load_deepspeed(device: torch.device) -> Any:
     os.environ.setdefault("DS_SKIP_CUDA_CHECK", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="deepspeed.*")
-    import deepspeed
-    import deepspeed.ops
+    with _fast_import():
+        import deepspeed
+        import deepspeed.ops
+        import deepspeed.runtime.zero.muon.muon_optimizer
 
     # The shared-memory collectives are for inference; compiling them would cost a minute in every worker.
     if device.type == "cpu":
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+@contextmanager
+def _fast_import() -> Iterator[None]:
+    """Spare every worker eight seconds: DeepSpeed's autotuner imports mlflow, its Muon sets up torch.compile."""
+    compiler, hidden = torch.compile, "mlflow" not in sys.modules
+    torch.compile = lambda model=None, **_: model if model is not None else lambda function: function  # type: ignore
+    if hidden:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.compile = compiler
+        if hidden:
+            del sys.modules["mlflow"]
 
 
 class Engine:

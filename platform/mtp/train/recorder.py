@@ -4,6 +4,7 @@ Only rank 0 has a recorder. Knows names and sums; knows nothing of how steps run
 """
 
 import time
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -16,21 +17,19 @@ from mtp.train.throughput import IntervalClock
 class MetricSink(Protocol):
     """What takes metrics away without ever making training wait: `mtp.registry.MetricLogger`."""
 
-    def log(self, step: int, values: dict[str, float]) -> None:
-        """Keep `values` of `step`."""
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Keep the values of `step`."""
 
 
 class Recorder:
     """Averages over the steps since the last log; losses are weighted by their positions, not by steps."""
 
-    def __init__(self, sink: MetricSink, flops_per_token: float, peak: float, logged_until: int = 0) -> None:
-        """`logged_until`: steps up to this one are in MLflow already and are not sent twice after a resume."""
+    def __init__(self, sink: MetricSink, flops_per_token: float, peak: float) -> None:
         self.clock = IntervalClock()
         self.latest: dict[str, float] = {}
         self._sink = sink
         self._flops_per_token = flops_per_token
         self._peak = peak
-        self._logged_until = logged_until
         self._skipped = 0
         self._interval: list[StepResult] = []
         self._started = time.perf_counter()
@@ -56,10 +55,9 @@ class Recorder:
         return metrics
 
     def send(self, step: int, metrics: dict[str, float]) -> None:
-        """Pass metrics of `step` on, unless an earlier attempt of this run has."""
+        """Pass metrics of `step` on."""
         self.latest |= metrics
-        if step > self._logged_until:
-            self._sink.log(step, metrics)
+        self._sink.log(step, metrics)
 
     def seconds_left(self, steps: int) -> float:
         """How long `steps` more will take at the pace so far."""

@@ -227,7 +227,8 @@ class _Worker:
     def _recorder(self, peak: float) -> Recorder:
         from mtp.registry import MetricLogger  # mlflow takes seconds to import, and one rank needs it
 
-        self.logger = MetricLogger(self.job.tracking_uri, self.job.run_id)
+        resumed = self.found is not None
+        self.logger = MetricLogger(self.job.tracking_uri, self.job.run_id, resumed=resumed)
         return Recorder(self.logger, self.flops_per_token, peak)
 
     def _stop_asked(self) -> Callable[[], bool]:
