@@ -41,3 +41,11 @@ def down(as_json: AsJson = False) -> None:
         print_json({"stopped": stopped})
     else:
         console.print(f"Stopped {len(stopped)} processes." if stopped else "No local cluster was running.")
+
+
+def status(as_json: AsJson = False) -> None:
+    """What runs: nodes, jobs, endpoints, registered models, and where to find them."""
+    from cluster.status import status as look
+
+    found = look()
+    print_json(found)

@@ -1,0 +1,84 @@
+"""The commands of `mtp bench`: chooses sizes, runs the benchmark, shows and writes the report."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mtp.cli.bench.harness import Measured
+from mtp.cli.bench.report import BenchReport, Ratio, contestant_entry
+from mtp.cli.console import notes
+from mtp.errors import UsageError
+
+ROUNDS, SMOKE_ROUNDS = 5, 2
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands to the tree."""
+    group = typer.Typer(no_args_is_help=True, help="Ratios between contestants that take turns in one run.")
+    group.callback()(_group)
+    group.command("train")(train)
+    app.add_typer(group, name="bench")
+
+
+def _group() -> None:
+    """Ratios between contestants that take turns in one run."""
+
+
+def train(
+    model_only: Annotated[bool, typer.Option("--model-only", help="The model's training step alone.")] = False,
+    memory: Annotated[bool, typer.Option("--memory", help="The loss' peak memory alone.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Tiny sizes: does the benchmark run?")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds after the warm-up.", min=1)] = ROUNDS,
+) -> None:
+    """The training step against Hugging Face's and the machine's peak; the loss' memory against whole logits."""
+    from mtp.cli.bench import machine
+    from mtp.cli.bench.train_memory import bench_loss_memory
+    from mtp.cli.bench.train_model import SMOKE, StepSize, bench_model_step
+
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise UsageError(f"--json {json_file}: there is no folder {json_file.absolute().parent}")
+    rounds = SMOKE_ROUNDS if smoke else rounds
+    contestants: list[dict[str, Any] | Measured] = []
+    ratios: list[Ratio] = []
+    with notes.status("Measuring the machine's limits") as spinner:
+        limits = machine.limits()
+        if not memory or model_only:
+            measured, found = bench_model_step(
+                SMOKE if smoke else StepSize(),
+                rounds,
+                limits["matmul_flops"],
+                lambda done, total, name: spinner.update(f"Round {done} of {total}: {name}"),
+            )
+            contestants += measured
+            ratios += found
+        if memory or not model_only:
+            spinner.update("Memory of the loss")
+            entries, found = bench_loss_memory(smoke)
+            contestants += entries
+            ratios += found
+    finish(contestants, ratios, limits, rounds, json_file)
+
+
+def finish(
+    contestants: list[dict[str, Any] | Measured],
+    ratios: list[Ratio],
+    limits: dict[str, float],
+    rounds: int,
+    json_file: Path | None,
+) -> None:
+    """Show the report, and write it if asked to."""
+    from mtp.cli.bench import machine
+
+    report = BenchReport(
+        machine=machine.describe(),
+        versions=machine.versions(),
+        limits=limits,
+        contestants=[entry if isinstance(entry, dict) else contestant_entry(entry) for entry in contestants],
+        rounds=rounds,
+        ratios=ratios,
+    )
+    report.show()
+    if json_file is not None:
+        report.write(json_file)
