@@ -5,6 +5,7 @@ happens to the command that sent it does not concern it.
 """
 
 import asyncio
+import logging
 import os
 import sys
 import time
@@ -127,6 +128,7 @@ def _job_server(state: ClusterState) -> Iterator["JobSubmissionClient"]:
     from ray.job_submission import JobSubmissionClient
     from requests.exceptions import RequestException
 
+    logging.getLogger("ray").setLevel(logging.WARNING)  # it tells of uploads and closed sockets
     headers = {"Authorization": f"Bearer {state.token()}"}
     try:
         yield JobSubmissionClient(state.dashboard_url, headers=headers)
