@@ -4,7 +4,9 @@ Horizons keep one colour and one marker in every figure (Okabe and Ito's colours
 too). Knows histories and reports; knows nothing of files. matplotlib is imported when a figure is made.
 """
 
+import operator
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from mtp.config.objective import LambdaConfig
@@ -19,7 +21,8 @@ History = Mapping[str, Sequence[tuple[int, float]]]
 
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#8C6D1F")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_SEED_TEXT_ACCEPTANCE = (0.7, 0.4, 0.2)
+_TEXTBOOK_RATES = (0.7, 0.4, 0.2)
+"""How often draft 1, 2, 3 is accepted when those before it were, in textbook sketches of MTP."""
 
 
 def loss_figure(history: History) -> "Figure":
@@ -48,19 +51,20 @@ def acceptance_figure(acceptance: Sequence[float], agreement: Sequence[float] = 
     """
     figure, axes = _canvas("Acceptance per draft position", "draft position", "share of drafts accepted")
     positions = range(1, len(acceptance) + 1)
-    bars = axes.bar(positions, acceptance, width=0.6, color=_COLOURS[0], label="measured: this and all before it")
+    bars = axes.bar(positions, acceptance, width=0.5, color=_COLOURS[0], label="measured: this and all before it")
     axes.bar_label(bars, [f"{value:.0%}" for value in acceptance], padding=3)
-    if agreement:
-        axes.plot(
-            positions, agreement, _MARKERS[2], color=_COLOURS[1], ms=9, label="agreement on held-out text, each alone"
-        )
-    cumulative, whole = [], 1.0
-    for rate in _SEED_TEXT_ACCEPTANCE[: len(acceptance)]:
-        whole *= rate
-        cumulative.append(whole)
-    axes.plot(
-        positions[: len(cumulative)], cumulative, "_", color="black", ms=28, mew=2, label="70 %, 40 %, 20 % in a row"
+    textbook = list(accumulate(_TEXTBOOK_RATES[: len(acceptance)], operator.mul))
+    axes.hlines(
+        textbook,
+        [position - 0.25 for position in positions[: len(textbook)]],
+        [position + 0.25 for position in positions[: len(textbook)]],
+        colors=_COLOURS[1],
+        linewidth=3,
+        label="textbook: 70 % x 40 % x 20 %",
     )
+    if agreement:
+        beside = [position + 0.33 for position in positions]
+        axes.plot(beside, agreement, _MARKERS[2], color=_COLOURS[2], ms=9, label="agreement on held-out text, alone")
     axes.set_xticks(list(positions))
     _share_axis(axes)
     axes.legend(frameon=False)
@@ -108,7 +112,9 @@ def _draw_horizons(axes: "Axes", history: History, name: str, first: int) -> Non
         training, held_out = history.get(f"train/{name}{k}", ()), history.get(f"eval/{name}{k}", ())
         axes.plot(*_columns(training), color=colour, linewidth=1.6, label=f"horizon {k}")
         label = f"horizon {k}, held out"
-        axes.plot(*_columns(held_out), marker, color=colour, ms=7, mec="white", label=label if held_out else None)
+        axes.plot(
+            *_columns(held_out), marker, color=colour, ms=7, mec="white", zorder=3, label=label if held_out else None
+        )
         k += 1
     if k > first:
         axes.legend(frameon=False, ncols=2)

@@ -1,7 +1,7 @@
 """Layer 1: the multi-token-prediction loss and its parts, in plain PyTorch."""
 
+from mtp.objective.chunked_cross_entropy import LinearCrossEntropy, linear_cross_entropy
 from mtp.objective.importance import token_importance
-from mtp.objective.linear_cross_entropy import LinearCrossEntropy, linear_cross_entropy
 from mtp.objective.metrics import SUMS, expected_tokens_per_step, horizon_metrics
 from mtp.objective.objective import MTPObjective, ObjectiveOutput
 from mtp.objective.schedules import lambdas_at

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mtp.config.objective import ObjectiveConfig
-from mtp.objective.linear_cross_entropy import linear_cross_entropy
+from mtp.objective.chunked_cross_entropy import linear_cross_entropy
 from mtp.objective.targets import Targets, build_targets
 
 

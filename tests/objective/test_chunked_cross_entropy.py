@@ -133,6 +133,18 @@ def test_bf16_accumulates_in_fp32():
         assert_relatively_close(mine, other, 2**-8)  # one rounding to bf16, not 256 of them
 
 
+def test_matrix_products_in_bf16_as_on_accelerators_lose_no_more_than_their_rounding(monkeypatch):
+    monkeypatch.setattr("mtp.objective.chunked_cross_entropy._matmul_dtype", lambda hidden: hidden.dtype)
+    hiddens, heads, *rest = problem(2, 64, 16, 32, dtype=torch.bfloat16)
+    actual = linear_cross_entropy(hiddens, heads, *rest, chunk_size=7)
+    monkeypatch.undo()
+    exact = linear_cross_entropy(hiddens, heads, *rest, chunk_size=7)
+    assert_relatively_close(actual.loss, exact.loss, 2**-8)
+    ours, theirs = (torch.autograd.grad(out.loss, leaves(hiddens, heads)) for out in (actual, exact))
+    for mine, other in zip(ours, theirs, strict=True):
+        assert_relatively_close(mine, other, 2**-5)
+
+
 def test_extreme_logits_stay_finite_and_exact():
     hidden = torch.tensor([[1e4], [-1e4]], requires_grad=True)
     head = torch.tensor([[1.0], [-1.0], [0.5]], requires_grad=True)

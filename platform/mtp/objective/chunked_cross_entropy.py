@@ -126,8 +126,7 @@ class _Walk:
         self.hiddens, self.heads = tensors[: problem.n], tensors[problem.n :]
         first = tensors[0]
         self.dtype = torch.promote_types(first.dtype, torch.float32)
-        # CPUs multiply bf16 matrices many times slower than fp32 ones; accelerators the other way round.
-        self.matmul_dtype = self.dtype if first.device.type == "cpu" else first.dtype
+        self.matmul_dtype = _matmul_dtype(first)
         self.nll = torch.zeros(problem.ids.shape, dtype=self.dtype, device=first.device)
         self.correct = torch.zeros(problem.ids.shape, dtype=torch.bool, device=first.device)
         self.agree = torch.zeros_like(self.correct)
@@ -182,6 +181,11 @@ class _Walk:
             of_hidden[rows] = (coefficients * (residual @ weight)).to(of_hidden.dtype)
         if of_head is not None:
             _accumulate(of_head, residual.t(), (coefficients * hidden).to(self.matmul_dtype))
+
+
+def _matmul_dtype(hidden: Tensor) -> torch.dtype:
+    """CPUs multiply bf16 matrices many times slower than fp32 ones; accelerators the other way round."""
+    return torch.promote_types(hidden.dtype, torch.float32) if hidden.device.type == "cpu" else hidden.dtype
 
 
 def _product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
