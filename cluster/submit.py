@@ -158,7 +158,8 @@ async def _copy_log(server: "JobSubmissionClient", job_id: str) -> None:
             skip = max(0, skip - len(text))
             printed += len(new)
             print(new, end="", flush=True)
-        if server.get_job_status(job_id).is_terminal():
+        if server.get_job_status(job_id).is_terminal():  # the tail may have ended just before the last lines came
+            print(server.get_job_logs(job_id)[printed:], end="", flush=True)
             return
         await asyncio.sleep(1)
 
