@@ -20,10 +20,17 @@ class ServeConfig(Section):
     """Threads of one replica's tensor operations on the CPU."""
     max_ongoing_requests: PositiveInt = 32
     max_queued_requests: NonNegativeInt = 64
+    """Completions beyond max_ongoing_requests that a replica accepts; more are answered with 429."""
     max_batch_size: PositiveInt = 8
     """Requests that one replica decodes together."""
     max_model_len: PositiveInt | None = None
     """Longest prompt plus completion, in tokens; unset: the model's max_position_embeddings."""
+    max_batch_tokens: PositiveInt = 512
+    """Tokens that one step computes; longer prompts are taken in chunks beside the running ones."""
+    cache_blocks: PositiveInt | None = None
+    """Blocks (of 16 tokens) of the latent cache; unset: enough for max_batch_size requests of max_model_len."""
+    prefix_caching: bool = True
+    """Keep what requests computed for later ones that begin alike, while nobody needs the memory."""
     decoder: Literal["standard", "mtp"] = "mtp"
     num_draft_tokens: NonNegativeInt | None = None
     """Drafts a step; unset: n_future - 1."""

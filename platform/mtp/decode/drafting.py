@@ -69,7 +69,8 @@ class Drafting:
     def draft(self, sequences: Items[Sequence]) -> None:
         """Draft for every sequence that wants and can have drafts."""
         began = time.perf_counter()
-        modules, lookups = [], []
+        modules: list[Sequence] = []
+        lookups: list[Sequence] = []
         for sequence in sequences:
             sequence.drafts = self._wanted(sequence)
             if sequence.drafts:

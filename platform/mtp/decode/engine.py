@@ -67,18 +67,22 @@ class Engine:
         Raises:
             UsageError: the request makes no sense for this model; nothing else is touched.
         """
-        config, cache_tokens = self.model.config, self._pool.size * self.options.block_size
-        check_request(request, config, self.max_model_len, self._limits, cache_tokens)
+        self.check(request)
         drafts = self._limits.choose(request.speculation)
         modules = drafts if request.speculation.decoder in MODULE_DECODERS else 0
         if not self.model.prediction.chained:
             modules = min(modules, 1)
         sequence = Sequence(next(self._ids), request, self._scheduler.now, drafts, modules)
         if request.sampling.penalised:
-            sequence.counts = TokenCounts(request.prompt, config.vocab_size, self._device)
+            sequence.counts = TokenCounts(request.prompt, self.model.config.vocab_size, self._device)
         self._live[sequence.id] = sequence
         self._scheduler.add(sequence)
         return sequence.id
+
+    def check(self, request: Request) -> None:
+        """Raise what `add` would raise for this request, from any thread, and do nothing else."""
+        cache_tokens = self._pool.size * self.options.block_size
+        check_request(request, self.model.config, self.max_model_len, self._limits, cache_tokens)
 
     def cancel(self, request_id: int) -> bool:
         """Drop a request now, and free its memory; False if it has already ended."""
@@ -203,7 +207,7 @@ class Engine:
 
     def _advance(self, sequence: Sequence, place: int, emission: Emission, logits: Tensor) -> StepOutput:
         """Append one row's emission to its sequence, cut off where the request ends."""
-        output = StepOutput(sequence.id, [])
+        output = StepOutput(sequence.id, [], so_far=sequence.stats)
         first = not sequence.emitted
         drafted, accepted = sequence.drafts, emission.accepted[place]
         sequence.drop_drafts()

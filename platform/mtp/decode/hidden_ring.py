@@ -29,7 +29,7 @@ class HiddenRing:
         return self._levels[level].index_select(0, places).view(*shape, -1)
 
     def places(self, rows: np.ndarray, positions: np.ndarray, valid: np.ndarray | None = None) -> Tensor:
-        """Where the slots `positions` (B, q) of `rows` (B,) are kept; slots that are not `valid` (B, q) in the trash."""
+        """Where slots `positions` (B, q) of `rows` (B,) are kept; those that are not `valid` (B, q) go to the trash."""
         places = rows[:, None] * self.span + positions % self.span
         if valid is not None:
             places = np.where(valid, places, self._trash)

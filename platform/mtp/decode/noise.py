@@ -26,7 +26,7 @@ def uniforms(seeds: np.ndarray, positions: np.ndarray, purpose: int) -> np.ndarr
     Returns:
         (R, n).
     """
-    streams = _mixed(seeds + np.uint64(purpose) * _PURPOSE)
+    streams = _mixed(seeds + np.array([purpose], dtype=np.uint64) * _PURPOSE)
     bits = _mixed(streams[:, None] + (positions.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
     return (bits >> np.uint64(32)).astype(np.float64) * 2.0**-32
 

@@ -59,7 +59,7 @@ class Processors:
         if self._bias is not None:
             logits = logits + self._bias
         if self._stops is not None:
-            logits = self._without_early_stops(logits, first)
+            logits = self._without_early_stops(logits, self._stops, first)
         if self._penalised:
             logits = self._penalise(logits, before, first)
         if self.all_greedy:
@@ -95,11 +95,11 @@ class Processors:
             output, seen = output + drafted, seen + drafted
         return penalise(logits, seen, output, self._repetition, self._presence, self._frequency)
 
-    def _without_early_stops(self, logits: Tensor, first: int) -> Tensor:
+    def _without_early_stops(self, logits: Tensor, stops: Tensor, first: int) -> Tensor:
         place = torch.from_numpy(self.emitted()).to(logits.device).view(-1, 1) + first
         place = place + torch.arange(logits.shape[1], device=logits.device)
         early = (place < self._min_tokens.view(-1, 1)).unsqueeze(-1)
-        return logits.masked_fill(early & self._stops, NEVER)
+        return logits.masked_fill(early & stops, NEVER)
 
     def _stop_mask(self, eos_ids: Items[int]) -> Tensor:
         mask = torch.zeros(len(self._sequences), 1, self._vocab_size, dtype=torch.bool)

@@ -163,6 +163,8 @@ class StepOutput:
     """With the first output, where asked for; the first entry is None (nothing predicts the first token)."""
     stats: DecodeStats | None = None
     """With the last output: this request's own statistics."""
+    so_far: DecodeStats = field(default_factory=DecodeStats)
+    """With every output: the same, still growing."""
 
 
 def _between(name: str, value: float, low: float, high: float) -> None:

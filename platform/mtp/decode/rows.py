@@ -82,7 +82,8 @@ class Rows:
     def plan(self, rows: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> PassInput:
         """A pass over `counts` (B,) >= 1 tokens of each of `rows` (B,), from positions `starts` (B,) on.
 
-        Row b with start 5 and count 2 of a pass of width 3 gets positions 5, 6, 6. Rows with fewer tokens than the longest are padded: what padding computes is written to the trash block.
+        A row with start 5 and count 2 in a pass of width 3 gets positions 5, 6, 6. What padding computes is written
+        to the trash block.
         """
         size = self._pages.block_size
         positions = self.window(starts, counts)

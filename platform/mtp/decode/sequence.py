@@ -15,7 +15,7 @@ NO_ROW = -1
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """The life of a request: waiting (no row) -> running (a row of the batch) -> finished, with ways back on preemption.
+    """The life of a request: waiting (no row), running (a row of the batch), finished; preemption makes it wait again.
 
     `tokens` holds prompt and output. The backbone has computed (and cached) its first `computed` tokens; the first
     time that all of them are computed, and at every step from then on, the target emits.

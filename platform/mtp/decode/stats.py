@@ -41,6 +41,26 @@ class DecodeStats:
         for position in range(accepted):
             self.accepted_per_position[position] += 1
 
+    def add(self, other: "DecodeStats") -> None:
+        """Count what another one counted."""
+        self.target_passes += other.target_passes
+        self.tokens += other.tokens
+        self._make_room(len(other.drafted_per_position))
+        for position, (drafted, accepted) in enumerate(
+            zip(other.drafted_per_position, other.accepted_per_position, strict=True)
+        ):
+            self.drafted_per_position[position] += drafted
+            self.accepted_per_position[position] += accepted
+        self.draft_seconds += other.draft_seconds
+        self.verify_seconds += other.verify_seconds
+        self.prefill_seconds += other.prefill_seconds
+
+    def reset(self) -> None:
+        """Start again from nothing."""
+        fresh = DecodeStats()
+        for name in self.__slots__:
+            setattr(self, name, getattr(fresh, name))
+
     def _make_room(self, positions: int) -> None:
         missing = positions - len(self.drafted_per_position)
         if missing > 0:

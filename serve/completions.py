@@ -1,0 +1,137 @@
+"""/v1/completions: from OpenAI's request to choices, and from choices to OpenAI's answer."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi.responses import JSONResponse, Response
+
+from mtp.decode import Request, TokenLogprob
+from serve.choices import Choice, run_all, stream_all
+from serve.errors import APIError
+from serve.protocol import MAX_CHOICES, CompletionRequest
+from serve.service import Service
+from serve.sse import event_stream
+from serve.text_stream import TextStream
+from serve.usage import speculative_decoding, usage
+
+DEFAULT_MAX_TOKENS = 16
+
+
+async def complete(service: Service, body: CompletionRequest) -> Response:
+    """Answer one request, streaming or not."""
+    service.require_model(body.model)
+    choices = _choices(service, body)
+    service.check([choice.request for choice in choices])
+    head = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": int(time.time())}
+    head["model"] = service.model_name
+    if body.stream:
+        return event_stream(_chunks(service, body, choices, head))
+    with service.generating(len(choices)), service.metrics.request(choices):
+        await run_all(choices, service.loop)
+    return JSONResponse({**head, **totals(choices), "choices": [_choice(service, body, one) for one in choices]})
+
+
+def totals(choices: list[Choice]) -> dict[str, Any]:
+    """`usage` of all choices (each prompt counts once), and vLLM's metrics where drafts were made."""
+    prompts = {choice.index // _repeats(choices): len(choice.prompt) for choice in choices}
+    stats = [choice.stats for choice in choices]
+    found: dict[str, Any] = {
+        "usage": usage(sum(prompts.values()), sum(choice.text.tokens for choice in choices), stats)
+    }
+    speculative = speculative_decoding(stats)
+    if speculative is not None:
+        found["metrics"] = {"speculative_decoding": speculative}
+    return found
+
+
+def _choices(service: Service, body: CompletionRequest) -> list[Choice]:
+    prompts = body.prompts()
+    if not prompts:
+        raise APIError(400, "prompt: the list is empty; give at least one prompt", param="prompt")
+    if len(prompts) * body.choices_per_prompt > MAX_CHOICES:
+        raise APIError(400, f"prompts times n is more than {MAX_CHOICES}; send them in several requests", param="n")
+    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    speculation = body.speculate(service.config.decoder, service.config.num_draft_tokens)
+    scored = bool(body.echo) and (body.logprobs is not None or max_tokens == 0)
+    choices: list[Choice] = []
+    for prompt in prompts:
+        ids = service.encode(prompt) if isinstance(prompt, str) else prompt
+        for number in range(body.choices_per_prompt):
+            sampling = body.sampling(
+                max_tokens=max_tokens, choice=number, logprobs=body.logprobs, prompt_logprobs=scored
+            )
+            request = Request(prompt=ids, sampling=sampling, speculation=speculation)
+            choices.append(Choice(len(choices), ids, request, TextStream(service.tokenizer, body.stops)))
+    return choices
+
+
+async def _chunks(
+    service: Service, body: CompletionRequest, choices: list[Choice], head: dict[str, Any]
+) -> AsyncIterator[dict[str, Any]]:
+    options = body.stream_options
+    with service.generating(len(choices)), service.metrics.request(choices):
+        told = dict.fromkeys(range(len(choices)), 0)
+        async for choice, delta in stream_all(choices, service.loop):
+            if not delta.text and choice.finish_reason is None:
+                continue
+            entry: dict[str, Any] = {"index": choice.index, "text": delta.text, "logprobs": None}
+            if body.logprobs is not None:
+                fresh = choice.text.logprobs[told[choice.index] :]
+                told[choice.index] = len(choice.text.logprobs)
+                entry["logprobs"] = _logprobs(service, fresh)
+            if body.speculation.origins:
+                entry["origins"] = delta.pieces
+            chunk = {**head, "choices": [{**entry, "finish_reason": choice.finish_reason}]}
+            if options is not None and options.continuous_usage_stats:
+                chunk["usage"] = totals(choices)["usage"]
+            yield chunk
+    if options is not None and options.include_usage:
+        yield {**head, "choices": [], **totals(choices)}
+
+
+def _choice(service: Service, body: CompletionRequest, choice: Choice) -> dict[str, Any]:
+    text = "".join(piece for piece, _ in choice.pieces)
+    prompt = service.tokenizer.decode(choice.prompt) if body.echo else ""
+    entry: dict[str, Any] = {"index": choice.index, "text": prompt + text, "logprobs": None}
+    if body.logprobs is not None:
+        before = _prompt_entries(service, choice) if body.echo else []
+        after = [(len(prompt) + place, entry) for place, entry in choice.text.logprobs]
+        entry["logprobs"] = _logprobs(service, [*before, *after])
+    if body.speculation.origins:
+        entry["origins"] = choice.pieces
+    return {**entry, "finish_reason": choice.finish_reason}
+
+
+def _prompt_entries(service: Service, choice: Choice) -> list[tuple[int, TokenLogprob | None]]:
+    """Place and log-probabilities of each prompt token; the first has none, so its id stands alone."""
+    entries: list[tuple[int, TokenLogprob | None]] = []
+    place = 0
+    for token, known in zip(choice.prompt, choice.prompt_logprobs or [], strict=False):
+        entries.append((place, known or TokenLogprob(token, float("nan"))))
+        place += len(service.tokenizer.pieces[token])
+    return entries
+
+
+def _logprobs(
+    service: Service, entries: "list[tuple[int, TokenLogprob | None]] | list[tuple[int, TokenLogprob]]"
+) -> dict[str, Any]:
+    """OpenAI's four parallel lists."""
+    pieces = service.tokenizer.pieces
+    known = [(place, entry) for place, entry in entries if entry is not None]
+    return {
+        "tokens": [pieces[entry.token] for _, entry in known],
+        "token_logprobs": [None if entry.logprob != entry.logprob else entry.logprob for _, entry in known],
+        "top_logprobs": [
+            {pieces[token]: value for token, value in reversed(entry.top)} if entry.logprob == entry.logprob else None
+            for _, entry in known
+        ],
+        "text_offset": [place for place, _ in known],
+    }
+
+
+def _repeats(choices: list[Choice]) -> int:
+    """How many choices share the first prompt (all prompts have the same n)."""
+    first = choices[0].prompt
+    return sum(choice.prompt is first for choice in choices)

@@ -1,0 +1,139 @@
+"""The engine in a thread of its own, and asyncio queues between it and the handlers.
+
+The thread alone touches the engine: it takes commands between steps, and hands a step's outputs over in one call. A
+handler that goes away (a client that disconnects) cancels its request, which is gone before the next step. Knows
+nothing of HTTP or text.
+"""
+
+import asyncio
+import concurrent.futures
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from mtp.decode import Engine, Request, StepOutput
+
+
+class EngineStoppedError(RuntimeError):
+    """The engine's thread has ended by an error of ours; the replica has to be replaced."""
+
+
+class Subscription:
+    """The outputs of one request, in order."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._outputs: asyncio.Queue[StepOutput | None] = asyncio.Queue()
+
+    def deliver(self, output: StepOutput | None) -> None:
+        """From the handler's own event loop; None: the engine died."""
+        self._outputs.put_nowait(output)
+
+    def deliver_from_thread(self, output: StepOutput | None) -> None:
+        """From the engine's thread."""
+        self._loop.call_soon_threadsafe(self.deliver, output)
+
+    async def outputs(self) -> AsyncIterator[StepOutput]:
+        """Until the one with a finish reason.
+
+        Raises:
+            EngineStoppedError: the engine's thread has ended.
+        """
+        while True:
+            output = await self._outputs.get()
+            if output is None:
+                raise EngineStoppedError("the engine has stopped")
+            yield output
+            if output.finish_reason is not None:
+                return
+
+
+class EngineLoop:
+    """Runs an engine until `stop`."""
+
+    def __init__(self, engine: Engine, on_step: Callable[[list[StepOutput]], None] = lambda outputs: None) -> None:
+        self._engine = engine
+        self._on_step = on_step
+        self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._subscriptions: dict[int, Subscription] = {}
+        self._thread = threading.Thread(target=self._run, name="mtp-engine", daemon=True)
+        self._failure: BaseException | None = None
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine works."""
+        return self._thread.is_alive() and self._failure is None
+
+    @asynccontextmanager
+    async def submit(self, request: Request) -> AsyncIterator[AsyncIterator[StepOutput]]:
+        """The outputs of `request`; leaving the block early cancels it.
+
+        Raises:
+            UsageError: the engine refuses the request.
+            EngineStoppedError: the engine's thread has ended.
+        """
+        if not self.alive:
+            raise EngineStoppedError("the engine has stopped")
+        subscription = Subscription(asyncio.get_running_loop())
+        added: concurrent.futures.Future[int] = concurrent.futures.Future()
+        self._commands.put(lambda: self._add(request, subscription, added))
+        try:
+            await asyncio.wrap_future(added)
+            yield subscription.outputs()
+        finally:
+            # The command runs after _add, whose number it then knows, whether or not this task heard of it.
+            self._commands.put(lambda: self._drop(added))
+
+    def stop(self) -> None:
+        """End the thread after its current step."""
+        self._commands.put(None)
+        self._thread.join()
+
+    def _add(self, request: Request, subscription: Subscription, added: "concurrent.futures.Future[int]") -> None:
+        if not added.set_running_or_notify_cancel():
+            return
+        try:
+            number = self._engine.add(request)
+        except Exception as error:
+            added.set_exception(error)
+            return
+        self._subscriptions[number] = subscription
+        added.set_result(number)
+
+    def _drop(self, added: "concurrent.futures.Future[int]") -> None:
+        if added.cancelled() or added.exception() is not None:
+            return
+        number = added.result()
+        if self._subscriptions.pop(number, None) is not None:
+            self._engine.cancel(number)
+
+    def _run(self) -> None:
+        try:
+            while self._obey():
+                outputs = self._engine.step()
+                for output in outputs:
+                    self._deliver(output)
+                self._on_step(outputs)
+        except BaseException as error:
+            self._failure = error
+            for subscription in self._subscriptions.values():
+                subscription.deliver_from_thread(None)
+            raise
+
+    def _obey(self) -> bool:
+        """Carry out waiting commands; without work, wait for some. False when told to stop."""
+        while not self._commands.empty() or not self._engine.has_work:
+            command = self._commands.get()
+            if command is None:
+                return False
+            command()
+        return True
+
+    def _deliver(self, output: StepOutput) -> None:
+        subscription = self._subscriptions.get(output.request_id)
+        if subscription is not None:
+            if output.finish_reason is not None:
+                del self._subscriptions[output.request_id]
+            subscription.deliver_from_thread(output)
