@@ -38,6 +38,7 @@ class Experts(nn.Module):
         outputs = run(x[token], counts) * weights.flatten()[order].unsqueeze(-1).to(x.dtype)
         return torch.zeros_like(x).index_add(0, token, outputs)
 
+    @torch.compiler.disable  # its shape function knows bf16 only, and a loop over counts cannot be traced
     def _grouped(self, x: Tensor, counts: Tensor) -> Tensor:
         """x (N k, d) sorted by expert -> each row through its own expert; no loop, and no wait for a GPU's counts."""
         ends = counts.cumsum(0).to(torch.int32)
