@@ -29,5 +29,4 @@ def quiet() -> None:
     """Leave out what a user can do nothing about; errors and our own events come through."""
     quiet_context()
     warnings.filterwarnings("ignore")
-    for name in ("ray.data", "ray.train", "DeepSpeed", "torch.distributed"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)

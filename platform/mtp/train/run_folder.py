@@ -125,6 +125,15 @@ class RunFolder:
         """Note the registered version, so that the same job started again makes no second one."""
         self._update(model_version=version)
 
+    def local_model(self, result: TrainResult) -> Path:
+        """The finished model's folder on this machine, fetched if the run lies elsewhere."""
+        if isinstance(self.filesystem, fs.LocalFileSystem):
+            return Path(result.model_dir)
+        local = home() / "fetched" / self.name
+        local.mkdir(parents=True, exist_ok=True)
+        fs.copy_files(f"{self.path}/model", str(local), self.filesystem, fs.LocalFileSystem())
+        return local
+
     def _update(self, **changes: Any) -> None:
         record = self.record()
         if record is None:

@@ -22,6 +22,7 @@ from mtp.data.stream.row_source import RankSlice
 from mtp.data.stream.row_stream import RowBatch, RowStream
 from mtp.errors import MTPError
 from mtp.model import MTPModel
+from mtp.model.accounting import flops_per_token
 from mtp.objective import MTPObjective, token_importance
 from mtp.train.budget import step_seconds, steps_within
 from mtp.train.collective import from_rank_zero, summed
@@ -30,7 +31,6 @@ from mtp.train.evaluation import Evaluator
 from mtp.train.events import Planned, TrainEvent, WorkerReady
 from mtp.train.experts import ExpertBalance
 from mtp.train.final_model import write_final_model
-from mtp.train.flops import training_flops_per_token
 from mtp.train.loop import Crew, TrainLoop
 from mtp.train.loss_module import LossModule
 from mtp.train.manifest import Manifest, TrainerState, newest_whole
@@ -115,7 +115,7 @@ class _Worker:
         seed_everything(config.train.seed)
         self.model = MTPModel(config.model)
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        self.flops_per_token = training_flops_per_token(self.model, config.data.seq_len)
+        self.flops_per_token = flops_per_token(config.model, config.data.seq_len)
         self.objective = MTPObjective(config.objective, config.model.n_future, _importance(config, dataset))
         module = LossModule(self.model, self.objective)
         if self.saved:
