@@ -6,6 +6,7 @@ order sees the same ones.
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -23,6 +24,14 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     MLFLOW_DISABLE_TELEMETRY="true",
 )
+
+
+def pytest_configure() -> None:
+    signal.signal(signal.SIGTERM, _interrupt)  # so that a run which is ended from outside stops its cluster too
+
+
+def _interrupt(number, frame):
+    raise KeyboardInterrupt
 
 
 def pytest_unconfigure() -> None:
