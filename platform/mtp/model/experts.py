@@ -63,4 +63,5 @@ class Experts(nn.Module):
         if not hasattr(F, "grouped_mm"):
             return False
         on_grid = all(size * x.element_size() % 16 == 0 for size in (x.shape[-1], self.down_proj.shape[-1]))
-        return on_grid and (x.device.type == "cpu" or x.dtype == torch.bfloat16)
+        dtypes = (torch.float32, torch.bfloat16) if x.device.type == "cpu" else (torch.bfloat16,)
+        return on_grid and x.dtype in dtypes
