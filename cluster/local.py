@@ -103,6 +103,7 @@ def connect(state: ClusterState | None = None) -> ClusterState:
         namespace="mtp",
         logging_level="warning",
         configure_logging=False,
+        log_to_driver=False,  # workers' own chatter stays in Ray's log files; what users need comes as events
         ignore_reinit_error=True,
     )
     return state

@@ -27,7 +27,7 @@ def job_main(run: Job) -> None:
         import ray
 
         settings = load_config(config, overrides or ())
-        ray.init(logging_level="warning", configure_logging=False, ignore_reinit_error=True)
+        ray.init(logging_level="warning", configure_logging=False, log_to_driver=False)
         print(run(settings).model_dump_json(), flush=True)
 
     command.__doc__ = sys.modules[run.__module__].__doc__

@@ -44,8 +44,20 @@ def down(as_json: AsJson = False) -> None:
 
 
 def status(as_json: AsJson = False) -> None:
-    """What runs: nodes, jobs, endpoints, registered models, and where to find them."""
+    """What runs: servers, nodes, jobs, endpoints, registered models, and where to find them."""
     from cluster.status import status as look
 
     found = look()
-    print_json(found)
+    if as_json:
+        print_json(found)
+        return
+    console.print(f"The local cluster is {found['cluster']}.")
+    for title, rows in found.items():
+        if title == "servers":
+            shown = [{"server": name, **server} for name, server in rows.items()]
+        elif title == "unreachable":
+            shown = [{"part": part, "why": why} for part, why in rows.items()]
+        else:
+            shown = rows if isinstance(rows, list) else []
+        if shown:
+            print_table(title.capitalize(), tuple(shown[0]), (tuple(row.values()) for row in shown))

@@ -7,7 +7,7 @@ in its own module; here is only their order, and what happens when it is interru
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -55,7 +55,7 @@ def configuration(minutes: float | None, corpus: Path | None, overrides: list[st
     Raises:
         UsageError: minutes is not positive, or the corpus does not exist.
     """
-    chosen = [f"train.run_name=quickstart-{time.strftime('%Y%m%d-%H%M%S')}"]
+    chosen = ["data.overwrite=true", f"train.run_name=quickstart-{time.strftime('%Y%m%d-%H%M%S')}"]
     if minutes is not None:
         if not minutes > 0:
             raise UsageError(f"--minutes is {minutes:g}; it must be more than 0")
@@ -73,7 +73,7 @@ def configuration(minutes: float | None, corpus: Path | None, overrides: list[st
 
 
 @contextmanager
-def stopped_if_interrupted(config: Config) -> Iterator[object]:
+def stopped_if_interrupted(config: Config) -> Iterator[Callable[[], object]]:
     """Undo what was started when the block does not reach its end; call the yielded function to keep it."""
     from serve.deploy import undeploy
 

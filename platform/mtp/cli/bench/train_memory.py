@@ -13,7 +13,9 @@ def bench_loss_memory(smoke: bool) -> tuple[list[dict[str, Any]], list[Ratio]]:
     from mtp.evaluate import measure_loss_memory
 
     size = SMOKE if smoke else SIZE
-    found = measure_loss_memory(**size)
+    found = measure_loss_memory(
+        vocab_size=size["vocab_size"], rows=size["rows"], width=size["width"], horizons=size["horizons"]
+    )
     peaks = {"1 horizon": found.ours_one, "4 horizons": found.ours_all, "4 horizons, whole logits": found.plain_all}
     contestants = [
         {"name": f"loss, {name}", "unit": "bytes at the peak", "median": peak, "min": peak, "max": peak, "detail": size}

@@ -123,7 +123,7 @@ def _huggingface(size: StepSize, tokens: "Tensor") -> Contestant | None:
 
     config = size.config(1)
     ours = _model(config)
-    keys = to_hf(config, dtype="float32")
+    keys = to_hf(config, dtype=torch.float32)
     theirs = transformers.DeepseekV3ForCausalLM(transformers.DeepseekV3Config(**keys))
     theirs.load_state_dict(ours.state_dict())
     theirs.train()
@@ -166,7 +166,7 @@ def _step(model: "torch.nn.Module", loss: Callable[[], "Tensor"]) -> Callable[[]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def run() -> None:
-        loss().backward()  # type: ignore[no-untyped-call]
+        loss().backward()
         optimizer.step()
         optimizer.zero_grad()
 
