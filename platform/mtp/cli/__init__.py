@@ -1,5 +1,6 @@
 """Layer 5: the `mtp` command line. One file a group of commands; heavy libraries are imported when a command runs."""
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -11,6 +12,8 @@ def main() -> None:
     """Entry point of the console script: runs a command and turns its outcome into an exit code."""
     from mtp.cli.app import app, debugging
 
+    # Threads that spin while they wait steal the cores from the workers beside them; read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _interrupt)  # so that what a command started is stopped, as on Ctrl-C
     try:
         app()
