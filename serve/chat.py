@@ -94,5 +94,6 @@ def _token(service: Service, known: TokenLogprob) -> dict[str, Any]:
 
 
 def _spelled(service: Service, token: int, logprob: float) -> dict[str, Any]:
-    raw = service.tokenizer.token_bytes(token)
+    known = token < service.tokenizer.vocab_size
+    raw = service.tokenizer.token_bytes(token) if known else b""
     return {"token": raw.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(raw)}

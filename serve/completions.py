@@ -13,7 +13,7 @@ from serve.errors import APIError
 from serve.protocol import MAX_CHOICES, CompletionRequest
 from serve.service import Service
 from serve.sse import event_stream
-from serve.text_stream import TextStream
+from serve.text_stream import TextStream, piece
 from serve.usage import speculative_decoding, usage
 
 DEFAULT_MAX_TOKENS = 16
@@ -110,7 +110,7 @@ def _prompt_entries(service: Service, choice: Choice) -> list[tuple[int, TokenLo
     place = 0
     for token, known in zip(choice.prompt, choice.prompt_logprobs or [], strict=False):
         entries.append((place, known or TokenLogprob(token, float("nan"))))
-        place += len(service.tokenizer.pieces[token])
+        place += len(piece(service.tokenizer, token))
     return entries
 
 
@@ -118,13 +118,16 @@ def _logprobs(
     service: Service, entries: "list[tuple[int, TokenLogprob | None]] | list[tuple[int, TokenLogprob]]"
 ) -> dict[str, Any]:
     """OpenAI's four parallel lists."""
-    pieces = service.tokenizer.pieces
+
+    def text(token: int) -> str:
+        return piece(service.tokenizer, token)
+
     known = [(place, entry) for place, entry in entries if entry is not None]
     return {
-        "tokens": [pieces[entry.token] for _, entry in known],
+        "tokens": [text(entry.token) for _, entry in known],
         "token_logprobs": [None if entry.logprob != entry.logprob else entry.logprob for _, entry in known],
         "top_logprobs": [
-            {pieces[token]: value for token, value in reversed(entry.top)} if entry.logprob == entry.logprob else None
+            {text(token): value for token, value in reversed(entry.top)} if entry.logprob == entry.logprob else None
             for _, entry in known
         ],
         "text_offset": [place for place, _ in known],

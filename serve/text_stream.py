@@ -1,6 +1,7 @@
 """Tokens to text as they come: whole characters only, cut at the first stop string, each piece with its origin.
 
-A stop string may begin in one token and end in a later one, so text that could still become one is held back.
+A stop string may begin in one token and end in a later one, so text that could still become one is held back. An id
+that the model has and the tokenizer has not (a vocabulary rounded up) is no text.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,11 @@ class Delta:
     """The text in pieces, each with the origin of the token that completed it."""
     stopped: bool = False
     """A stop string was found: nothing after it counts."""
+
+
+def piece(tokenizer: Tokenizer, token: int) -> str:
+    """The text of one id by itself."""
+    return tokenizer.pieces[token] if token < tokenizer.vocab_size else ""
 
 
 class TextStream:
@@ -42,7 +48,7 @@ class TextStream:
             self.tokens += 1
             if token.logprob is not None:
                 self.logprobs.append((self.length + self._held_length(), token.logprob))
-            text = self._decoder.push([token.id])
+            text = self._decoder.push([token.id]) if token.id < self._tokenizer.vocab_size else ""
             if text:
                 self._held.append((text, token.origin))
                 cut = self._found_stop()

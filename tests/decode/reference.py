@@ -38,13 +38,11 @@ def speculative_greedy(model: MTPModel, prompt: list[int], count: int, most: int
     tokens, origins = list(prompt), []
     pending: list[int] = []
     while len(tokens) < len(prompt) + count:
-        accepted = 0
-        for draft in pending:
+        for position, draft in enumerate(pending, start=1):
             if int(horizon_logits(model, tokens, len(tokens) - 1, 1).argmax()) != draft:
                 break
             tokens.append(draft)
-            accepted += 1
-            origins.append(accepted)
+            origins.append(position)
         tokens.append(int(horizon_logits(model, tokens, len(tokens) - 1, 1).argmax()))
         origins.append(0)
         room = len(prompt) + count - len(tokens)

@@ -1,0 +1,39 @@
+"""One model folder, and one endpoint that serves it on the shared cluster, for all tests of this folder."""
+
+import httpx
+import pytest
+import torch
+
+from mtp.checkpoint import save_model
+from mtp.config import ServeConfig
+from mtp.model import MTPModel
+from mtp.tokenizer import Tokenizer
+from tests.decode.tiny import KINDS, tiny_config, train
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """A tiny model with sequential modules, and a tokenizer that fits it."""
+    tokenizer = Tokenizer.train(["def f(x):\n    return x + 1\n", "for i in range(10):\n    print(i)\n"] * 20, 300)
+    torch.manual_seed(0)
+    config = tiny_config(KINDS["sequential"], vocab_size=tokenizer.vocab_size)
+    model = train(MTPModel(config), steps=20)
+    return save_model(tmp_path_factory.mktemp("models") / "toy", model, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def endpoint(ray_cluster, model_folder):
+    """The URL of a real Ray Serve endpoint."""
+    from cluster.ports import free_ports
+    from serve.deploy import deploy, undeploy
+
+    config = ServeConfig(port=free_ports(1)[0], max_batch_size=4, num_cpus=0.25)
+    url = deploy(str(model_folder), config)
+    yield url
+    undeploy(config.app_name)
+
+
+@pytest.fixture
+def client(endpoint):
+    with httpx.Client(base_url=endpoint, timeout=60) as client:
+        yield client
