@@ -16,6 +16,7 @@ from mtp.errors import MTPError, UsageError
 from mtp.registry import fetch_model, resolve_version
 
 READY_TIMEOUT_S = 180.0
+PROXY_TIMEOUT_S = 120.0
 SLACK = 64
 """Requests beyond max_ongoing + max_queued that Ray Serve lets through, so that the application itself answers 429."""
 
@@ -72,7 +73,7 @@ def _start_serve(config: ServeConfig, url: str) -> None:
         http_options={"host": config.host, "port": config.port, "request_timeout_s": None},
         logging_config={"log_level": "WARNING", "enable_access_log": False},
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PROXY_TIMEOUT_S
     while not _serve_answers(url):
         if time.monotonic() > deadline:
             raise UsageError(
@@ -134,9 +135,9 @@ def _wait_until_ready(url: str, model_uri: str) -> None:
 
 
 def _serve_answers(url: str) -> bool:
-    """Whether a Ray Serve proxy listens there."""
+    """Whether a Ray Serve proxy listens there; one without applications says 503."""
     try:
-        return httpx.get(f"{url}/-/healthz", timeout=2).text == "success"
+        return httpx.get(f"{url}/-/healthz", timeout=2).status_code in (httpx.codes.OK, httpx.codes.SERVICE_UNAVAILABLE)
     except httpx.HTTPError:
         return False
 
