@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = Path(tempfile.mkdtemp(prefix="mtp-test-"))
@@ -32,6 +33,10 @@ def pytest_configure() -> None:
 
 def _interrupt(number, frame):
     raise KeyboardInterrupt
+
+
+settings.register_profile("busy", deadline=None)  # no test looks at a clock, hypothesis' neither
+settings.load_profile("busy")
 
 
 def pytest_unconfigure() -> None:
