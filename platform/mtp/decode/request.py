@@ -98,7 +98,7 @@ class Speculation:
 
     decoder: Decoder = "mtp"
     num_draft_tokens: int | None = None
-    """Drafts a step; None: chosen from measured acceptance and cost, up to the engine's most."""
+    """Drafts a step; None: as many as the decoder can make here."""
     acceptance: Acceptance = "exact"
     tau: float = 0.1
     epsilon: float = 0.3
