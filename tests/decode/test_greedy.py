@@ -19,7 +19,7 @@ def test_standard_decoding_equals_full_recomputation(kind):
 @pytest.mark.parametrize("batch", [1, 3, 8, 32])
 @pytest.mark.parametrize("kind", WITH_MODULES)
 def test_greedy_speculation_equals_standard_decoding(kind, batch):
-    model, prompts = tiny_model(kind), random_prompts(max(batch, 12), seed=batch)
+    model, prompts = tiny_model(kind), random_prompts(max(batch, 6), seed=batch)
     sampling, options = Sampling(max_tokens=40), EngineOptions(max_batch_size=batch)
     standard = generate(model, prompts, sampling, Speculation(decoder="standard"), options=options)
     drafted = generate(model, prompts, sampling, Speculation(decoder="mtp"), options=options)
@@ -31,7 +31,7 @@ def test_greedy_speculation_equals_standard_decoding(kind, batch):
 
 @pytest.mark.parametrize("kind", WITH_MODULES)
 def test_drafts_and_acceptance_equal_those_of_full_recomputation(kind):
-    model, prompts = tiny_model(kind), random_prompts(6, seed=3, longest=20)
+    model, prompts = tiny_model(kind), random_prompts(3, seed=3, longest=20)
     most = model.config.n_future - 1
     found = generate(model, prompts, Sampling(max_tokens=24), Speculation(num_draft_tokens=most))
     for prompt, generation in zip(prompts, found, strict=True):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtp.decode import EngineOptions, Request, Sampling, Speculation, generate
+from mtp.decode import Engine, EngineOptions, Request, Sampling, Speculation, generate
 from mtp.decode.acceptance import Drafted, Thresholds, verify_exact, verify_threshold
 from mtp.decode.noise import ACCEPT, DRAFT, EMIT, uniforms
 from mtp.decode.processors import Processors
@@ -99,12 +99,10 @@ def test_the_lossy_threshold_rule_fails_the_same_test():
 @pytest.mark.parametrize("kind", ["sequential", "parallel_0"])
 def test_sampled_speculation_has_standard_samplings_distribution(kind, wishes):
     """Two samples of 3-token outputs from the whole engine, compared by a chi-square test of homogeneity."""
-    model, prompt, samples = tiny_model(kind), [5, 6, 7, 8], 1500
+    model, prompt, samples = tiny_model(kind), [5, 6, 7, 8], 800
     found = []
     for speculation in (Speculation(decoder="standard"), Speculation(decoder="mtp", num_draft_tokens=1)):
         first = 0 if speculation.decoder == "standard" else samples
-        from mtp.decode import Engine
-
         engine = Engine(model, options=EngineOptions(max_batch_size=64))
         for seed in range(first, first + samples):
             sampling = Sampling(max_tokens=3, seed=seed, **({"temperature": 1.0} | wishes))

@@ -75,9 +75,8 @@ def configuration(minutes: float | None, corpus: Path | None, overrides: list[st
 @contextmanager
 def stopped_if_interrupted(config: Config) -> Iterator[Callable[[], object]]:
     """Undo what was started when the block does not reach its end; call the yielded function to keep it."""
-    from serve.deploy import undeploy
-
     from cluster.local import down, load_state
+    from serve.deploy import undeploy
 
     found_running = load_state() is not None
     with ExitStack() as undo:
@@ -97,14 +96,13 @@ def stage(name: str) -> Iterator[None]:
 
 def walk(config: Config) -> "QuickstartReport":
     """Every stage in order; each uses what the one before left in its registry or folder."""
-    from serve.deploy import deploy
-
     from cluster.local import connect, up
     from jobs import prepare, train
     from mtp.cli.progress import preparing
     from mtp.cli.quickstart_checks import quickstart_gates
     from mtp.cli.quickstart_report import QuickstartReport
     from mtp.registry import promote
+    from serve.deploy import deploy
 
     with stage("cluster"), notes.status("Starting Ray and MLflow on this machine") as spinner:
         cluster = connect(up(config.cluster, on_progress=lambda text: spinner.update(escape(text))))

@@ -59,4 +59,6 @@ def _name(kind: Any) -> str:
 def _plain(value: Any) -> str:
     if value is None:
         return "null"
-    return str(list(value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value)) if isinstance(value, tuple) else str(value)
