@@ -60,7 +60,7 @@ def list_versions(name: str, version: int | None, uri: str, as_json: bool) -> No
     elif version is not None:
         console.print(Markdown(found[0].description))
     else:
-        columns = ("version", "aliases", "perplexity", "acceptance", "tokens/step", "run", "data", "created")
+        columns = ("version", "aliases", "ppl", "acceptance", "tokens/step", "run", "data", "created")
         print_table(f"Versions of {name}", columns, (row_of(entry) for entry in found))
 
 
