@@ -1,0 +1,52 @@
+"""Every benchmark runs in its smallest form and writes the report that others read."""
+
+import json
+import subprocess
+import sys
+
+
+def test_bench_train_smoke_writes_the_ratios_by_their_names(tmp_path):
+    path = tmp_path / "report.json"
+    command = [
+        sys.executable,
+        "-c",
+        "from mtp.cli import main; main()",
+        "bench",
+        "train",
+        "--smoke",
+        "--json",
+        str(path),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(path.read_text())
+    assert set(report) == {"machine", "versions", "limits", "contestants", "rounds", "ratios"}
+    assert {ratio["name"] for ratio in report["ratios"]} == {
+        "step_vs_huggingface",
+        "mfu",
+        "mtp_overhead_vs_flops_n2",
+        "mtp_overhead_vs_flops_n4",
+        "loss_memory_4_vs_1",
+        "loss_memory_vs_plain",
+    }
+    for ratio in report["ratios"]:
+        assert ratio["min"] <= ratio["median"] <= ratio["max"]
+        expected = (
+            ratio["median"] >= ratio["target"] if ratio["better"] == "higher" else ratio["median"] <= ratio["target"]
+        )
+        assert ratio["holds"] == expected
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    command = [
+        sys.executable,
+        "-c",
+        "from mtp.cli import main; main()",
+        "bench",
+        "train",
+        "--json",
+        "/no/such/folder/x",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "/no/such/folder" in done.stderr
