@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from mtp.decode.acceptance import Drafted
-from mtp.decode.draft_length import DraftLength
 from mtp.decode.module_drafter import ModuleDrafter
 from mtp.decode.processors import one_hot_ids
 from mtp.decode.prompt_lookup import PromptLookups
@@ -40,7 +39,6 @@ class Drafting:
         self._max_model_len = max_model_len
         self._stats = stats
         self._lookups = PromptLookups()
-        self._length = DraftLength()
         self._q: Tensor | None = None
 
     def fill(self, sequences: Items[Sequence], starts: np.ndarray, counts: np.ndarray, hidden: Tensor) -> None:
@@ -85,18 +83,13 @@ class Drafting:
         for sequence in modules:
             sequence.stats.draft_seconds += seconds
 
-    def observe(self, sequence: Sequence, drafted: int, accepted: int) -> None:
-        """Learn from a verification."""
-        self._length.observe(sequence, drafted, accepted)
-
     def forget(self, sequence: Sequence) -> None:
         """The sequence has ended."""
         self._lookups.forget(sequence)
-        self._length.forget(sequence)
 
     def _wanted(self, sequence: Sequence) -> int:
         room = min(sequence.remaining - 1, self._max_model_len - len(sequence.tokens))
-        wanted = self._length.choose(sequence, room)
+        wanted = min(sequence.draft_limit, room)
         if self._modules is not None and sequence.module_depth and self._modules.lags(sequence):
             return min(sequence.module_depth, room)
         return wanted

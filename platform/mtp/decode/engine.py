@@ -229,7 +229,6 @@ class Engine:
             sequence.counts.add(ids)
         sequence.stats.count_step(len(ids), drafted, stood)
         self.stats.count_step(len(ids), drafted, stood)
-        self._drafting.observe(sequence, drafted, accepted)
         return output
 
     def _cut(self, sequence: Sequence, ids: list[int]) -> tuple[list[int], FinishReason | None]:
