@@ -28,6 +28,9 @@ START_TIMEOUT_S = 240.0
 _LONGEST_TEMP_DIR = 40
 """Ray makes sockets below it, whose paths may hold 107 bytes."""
 
+_RAY_IS_SLOW = "timed out during startup"
+"""What `ray start` says in its log when it gives up."""
+
 Progress = Callable[[str], None]
 
 
@@ -55,7 +58,11 @@ def up(config: ClusterConfig, on_progress: Progress = lambda text: None) -> Clus
                 "cluster.mlflow_port": config.mlflow_port,
             }
         )
-        return _start(config, on_progress)
+        try:
+            return _start(config, on_progress)
+        except _SlowStartError:
+            on_progress("The machine is busy: starting once more")
+            return _start(config, on_progress)
 
 
 def down() -> list[int]:
@@ -182,6 +189,10 @@ class _Server(NamedTuple):
     is_ready: Callable[[], bool]
 
 
+class _SlowStartError(MTPError):
+    """Ray gives its processes a fixed half minute to start, which a busy machine may not make at first."""
+
+
 def _wait(servers: list[_Server], on_progress: Progress) -> None:
     """Until all are ready, or an MTPError that quotes the last line of one's log."""
     deadline = time.monotonic() + START_TIMEOUT_S
@@ -190,9 +201,11 @@ def _wait(servers: list[_Server], on_progress: Progress) -> None:
         for server in servers:
             failed = server.process.poll() not in (None, 0)
             if failed or time.monotonic() > deadline:
-                lines = [line for line in server.log.read_text(errors="replace").splitlines() if line.strip()]
+                log = server.log.read_text(errors="replace")
+                lines = [line for line in log.splitlines() if line.strip()]
                 what = f"ended with exit code {server.process.returncode}" if failed else "does not answer"
-                raise MTPError(f"{server.name} {what}; its last words in {server.log}: {lines[-1] if lines else '-'}")
+                error = _SlowStartError if failed and _RAY_IS_SLOW in log else MTPError
+                raise error(f"{server.name} {what}; its last words in {server.log}: {lines[-1] if lines else '-'}")
         servers = [server for server in servers if not server.is_ready()]
         time.sleep(0.2)
 
