@@ -29,6 +29,8 @@ os.environ.update(
 
 def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, _interrupt)  # so that a run which is ended from outside stops its cluster too
+    # A run in a shell's background ignores Ctrl-C, and so would every process that a test starts and interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _interrupt(number, frame):

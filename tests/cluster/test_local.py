@@ -146,8 +146,10 @@ def test_a_broken_cluster_is_stopped_as_a_whole_after_its_command_has_ended(own_
     assert state is not None and state.ray_temp_dir.is_dir()
     assert len(str(state.ray_temp_dir)) < 40
 
-    psutil.Process(state.daemons["raylet"].pid).kill()
-    psutil.Process(state.daemons["mlflow"].pid).kill()
+    killed = [psutil.Process(state.daemons[name].pid) for name in ("raylet", "mlflow")]
+    for process in killed:
+        process.kill()
+    psutil.wait_procs(killed, timeout=30)
     assert load_state() is None
     assert status()["cluster"] == "broken"
     assert len(members(state.cluster_id)) > 3

@@ -14,7 +14,7 @@ def test_the_rate_climbs_to_its_peak_in_the_warm_up_and_never_again(decay):
     config = LRScheduleConfig(warmup=0.1, decay=decay, final=0.1)
     rates = [lr_at(config, 1.0, step, 100) for step in range(100)]
     assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
-    assert all(later <= earlier for earlier, later in itertools.pairwise(rates))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[9:]))
     assert rates[-1] == pytest.approx(1.0 if decay == "none" else 0.1)
 
 
