@@ -38,7 +38,7 @@ def show(report: QuickstartReport, as_json: bool) -> None:
         return
     rows = [
         ("model", report.model),
-        ("trained on", f"{report.corpus}: {report.train_tokens:,} tokens, {report.steps:,} steps"),
+        ("trained on", f"{report.corpus} ({report.train_tokens:,} tokens), {report.steps:,} steps"),
         ("perplexity on held-out text", f"{report.perplexity:.2f} ({report.bits_per_byte:.3f} bits a byte)"),
         ("agreement of horizons 2..n", percents(report.agreement)),
         ("acceptance of drafts 1..n-1", percents(report.acceptance)),
