@@ -31,6 +31,9 @@ class CheckpointConfig(Section):
 
     every_steps: PositiveInt = 200
     keep: PositiveInt = 2
+    """The newest so many stay; older ones go when a newer one is whole."""
+    keep_best: bool = True
+    """Beside them, the one with the lowest held-out loss of those saved at a step that was evaluated."""
 
 
 class FaultConfig(Section):
@@ -39,9 +42,16 @@ class FaultConfig(Section):
     max_failures: NonNegativeInt = 3
     """Worker losses after which the run goes on from its newest complete checkpoint; one more ends it."""
     max_skipped_steps: PositiveInt = 5
-    """Steps in a row with a loss or gradient that is not finite, before the run stops."""
+    """Steps in a row with a loss or gradient that is not finite, before the run goes back to its last checkpoint and
+    leaves out their batches."""
+    max_rollbacks: NonNegativeInt = 2
+    """How often a run may go back so; then it stops."""
+    spike_sigma: PositiveFloat = 6.0
+    """A loss so many standard deviations above the mean of the steps before it is flagged as a spike."""
+    spike_window: int = Field(default=128, ge=8)
+    """Steps that mean and deviation are taken over."""
     collective_timeout_s: PositiveInt = 600
-    """A rank that answers no collective for so long counts as hung and is replaced."""
+    """A rank that answers no collective and no health check for so long counts as hung and is replaced."""
 
 
 class TrainConfig(Section):
