@@ -2,6 +2,7 @@
 
 from mtp.decode.engine import Engine
 from mtp.decode.generation import Generation, default_speculation, generate, stream
+from mtp.decode.grammar import GrammarCompiler
 from mtp.decode.options import EngineOptions
 from mtp.decode.request import (
     ACCEPTANCE_RULES,
@@ -22,6 +23,7 @@ __all__ = [
     "Engine",
     "EngineOptions",
     "Generation",
+    "GrammarCompiler",
     "Request",
     "Sampling",
     "Speculation",

@@ -17,6 +17,7 @@ from mtp.decode.admission import MODULE_DECODERS, DraftLimits, check_request
 from mtp.decode.blocks import BlockPool
 from mtp.decode.cache import LatentPages
 from mtp.decode.drafting import Drafting
+from mtp.decode.grammar import GrammarCompiler
 from mtp.decode.logprobs import add_prompt_logprobs, token_logprobs
 from mtp.decode.module_drafter import ModuleDrafter
 from mtp.decode.options import EngineOptions
@@ -27,6 +28,7 @@ from mtp.decode.scheduler import Scheduler
 from mtp.decode.sequence import Sequence
 from mtp.decode.stats import DecodeStats
 from mtp.decode.verification import Emission, Verifier
+from mtp.errors import UsageError
 from mtp.model import MTPModel
 
 
@@ -47,8 +49,10 @@ class Engine:
         eos_ids: tuple[int, ...] = (),
         options: EngineOptions | None = None,
         stats: DecodeStats | None = None,
+        grammars: GrammarCompiler | None = None,
     ) -> None:
         self.model = model
+        self._grammars = grammars
         self.eos_ids = eos_ids
         self.options = options or EngineOptions()
         self.stats = stats or DecodeStats()
@@ -75,6 +79,8 @@ class Engine:
         sequence = Sequence(next(self._ids), request, self._scheduler.now, drafts, modules)
         if request.sampling.penalised:
             sequence.counts = TokenCounts(request.prompt, self.model.config.vocab_size, self._device)
+        if request.sampling.constrained:
+            sequence.grammar = self._compiler.state(request.sampling)
         self._live[sequence.id] = sequence
         self._scheduler.add(sequence)
         return sequence.id
@@ -83,6 +89,8 @@ class Engine:
         """Raise what `add` would raise for this request, from any thread, and do nothing else."""
         cache_tokens = self._pool.size * self.options.block_size
         check_request(request, self.model.config, self.max_model_len, self._limits, cache_tokens)
+        if request.sampling.constrained:
+            self._compiler.check(request.sampling)
 
     def cancel(self, request_id: int) -> bool:
         """Drop a request now, and free its memory; False if it has already ended."""
@@ -91,6 +99,12 @@ class Engine:
             return False
         self._end(sequence)
         return True
+
+    @property
+    def _compiler(self) -> GrammarCompiler:
+        if self._grammars is None:
+            raise UsageError("this engine was made without a tokenizer's GrammarCompiler, so it takes no constraints")
+        return self._grammars
 
     @property
     def has_work(self) -> bool:
@@ -218,6 +232,11 @@ class Engine:
         if first and sequence.prompt_logprobs is not None:
             output.prompt_logprobs = sequence.prompt_logprobs
         ids, output.finish_reason = self._cut(sequence, emission.tokens[place])
+        if sequence.grammar is not None:
+            taken, ended, output.error = sequence.grammar.advance(ids)
+            ids = ids[:taken]
+            if ended:
+                output.finish_reason = "stop" if output.error is None else "error"
         wanted = sequence.request.sampling.logprobs
         likely = [None] * len(ids) if wanted is None else token_logprobs(logits[place, : len(ids)], ids, wanted)
         origins = [*range(1, accepted + 1), 0]

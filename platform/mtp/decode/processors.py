@@ -1,4 +1,4 @@
-"""From logits to the distribution that is sampled from: bias, penalties, temperature, top_k, top_p, min_p.
+"""From logits to the distribution that is sampled from: constraint, bias, penalties, temperature, top_k, top_p, min_p.
 
 Works on R rows that want different things, at q positions each, all at once; what no row asks for costs nothing.
 Target and drafts go through the same code, each position seeing the drafted tokens before it.
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mtp.decode.grammar import allowed_masks
 from mtp.decode.penalties import counts_before, penalise
 from mtp.decode.sequence import Sequence
 
@@ -39,6 +40,7 @@ class Processors:
         self._bias = self._dense_bias() if any(wish.logit_bias for wish in wishes) else None
         self._stops = self._stop_mask(eos_ids) if any(wish.min_tokens for wish in wishes) else None
         self._min_tokens = self._column([wish.min_tokens for wish in wishes])
+        self._constrained = any(wish.constrained for wish in wishes)
 
     def emitted(self) -> np.ndarray:
         """(R,) tokens of each row's output so far."""
@@ -56,6 +58,8 @@ class Processors:
             (R, q, V) fp32; one-hot where temperature is 0.
         """
         logits = logits.float()
+        if self._constrained:
+            logits = self._constrain(logits, before, first)
         if self._bias is not None:
             logits = logits + self._bias
         if self._stops is not None:
@@ -73,6 +77,12 @@ class Processors:
             probabilities = probabilities.masked_fill(probabilities < floor, 0.0)
             probabilities = probabilities / probabilities.sum(-1, keepdim=True)
         return probabilities if best is None else torch.where(self.greedy, best, probabilities)
+
+    def _constrain(self, logits: Tensor, before: Tensor | None, first: int) -> Tensor:
+        states = [sequence.grammar for sequence in self._sequences]
+        drafted = [[]] * len(states) if before is None else before.tolist()
+        masks = allowed_masks(states, drafted, first, logits.shape[1], self._vocab_size)
+        return logits.masked_fill(~torch.from_numpy(masks).to(logits.device), NEVER)
 
     def _truncated(self, logits: Tensor) -> Tensor:
         """Logits outside of top_k, and then outside of top_p, at -inf. The likeliest token always stays."""

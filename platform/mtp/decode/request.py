@@ -7,7 +7,7 @@ Knows what is allowed in a request; does not know how any of it is done. Text, s
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from mtp.decode.stats import DecodeStats
 from mtp.errors import UsageError
@@ -25,12 +25,21 @@ MAX_LOGPROBS = 20
 class Sampling:
     """How the next token is chosen from the target's logits, and when to stop.
 
-    The processors run in the order of their fields: bias, penalties, temperature, top_k, top_p, min_p. Temperature 0
-    is greedy. `repetition_penalty` looks at prompt and output (Keskar et al. 2019), the other two at the output alone.
+    The processors run in the order of their fields: constraint, bias, penalties, temperature, top_k, top_p, min_p.
+    Temperature 0 is greedy. `repetition_penalty` looks at prompt and output (Keskar et al. 2019), the other two at the
+    output alone. At most one of `json_schema`, `json_object`, `regex` and `grammar` constrains the output, which ends
+    where nothing more may follow; the engine needs a GrammarCompiler for it.
     """
 
     max_tokens: int = 128
     min_tokens: int = 0
+    json_schema: Mapping[str, Any] | str | None = None
+    json_object: bool = False
+    """Any JSON object."""
+    regex: str | None = None
+    """The whole output matches it."""
+    grammar: str | None = None
+    """EBNF (`root ::= ...`) or Lark (`start: ...`)."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
@@ -64,6 +73,8 @@ class Sampling:
             raise UsageError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
         if self.min_tokens > self.max_tokens:
             raise UsageError(f"min_tokens ({self.min_tokens}) is larger than max_tokens ({self.max_tokens})")
+        if len(self._constraints) > 1:
+            raise UsageError(f"{' and '.join(self._constraints)} cannot both constrain an output; choose one")
         if self.logprobs is not None:
             _between("logprobs", self.logprobs, 0, MAX_LOGPROBS)
         _in_vocabulary("stop_ids", self.stop_ids, vocab_size)
@@ -84,7 +95,17 @@ class Sampling:
     @property
     def plain_greedy(self) -> bool:
         """Greedy with no processor at all: the argmax of the raw logits."""
-        return self.greedy and not self.penalised and not self.logit_bias and not self.min_tokens
+        return not (self.temperature or self.penalised or self.logit_bias or self.min_tokens or self.constrained)
+
+    @property
+    def constrained(self) -> bool:
+        """Whether a schema, an expression or a grammar says which tokens may come."""
+        return bool(self._constraints)
+
+    @property
+    def _constraints(self) -> list[str]:
+        named = [name for name in ("json_schema", "regex", "grammar") if getattr(self, name) is not None]
+        return [*named, "json_object"] if self.json_object else named
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ Pure bookkeeping: no tensors but the optional token counts of penalties, no deci
 import random
 from dataclasses import dataclass, field
 
+from mtp.decode.grammar import GrammarState
 from mtp.decode.penalties import TokenCounts
 from mtp.decode.request import Request, TokenLogprob
 from mtp.decode.stats import DecodeStats
@@ -42,6 +43,7 @@ class Sequence:
     """Where they stand in the last batch of drafts."""
     seed: int = 0
     counts: TokenCounts | None = None
+    grammar: GrammarState | None = None
     prompt_logprobs: list[TokenLogprob | None] | None = None
     stats: DecodeStats = field(default_factory=DecodeStats)
 
