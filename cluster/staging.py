@@ -40,7 +40,16 @@ def with_absolute_paths(config: Config) -> Config:
     data, train, evaluate = config.data, config.train, config.evaluate
     return config.model_copy(
         update={
-            "data": data.model_copy(update={"path": _absolute(data.path), "corpus": _absolute(data.corpus)}),
+            "data": data.model_copy(
+                update={
+                    "path": _absolute(data.path),
+                    "corpus": _absolute(data.corpus),
+                    "tokenizer": _absolute(data.tokenizer),
+                    "mixture": tuple(
+                        source.model_copy(update={"path": _absolute(source.path)}) for source in data.mixture
+                    ),
+                }
+            ),
             "train": train.model_copy(update={"storage_path": _absolute(train.storage_path)}),
             "evaluate": evaluate.model_copy(
                 update={"data": _absolute(evaluate.data), "model": _absolute(evaluate.model)}

@@ -12,7 +12,7 @@ from rich.console import Console
 from jobs.entry import job_main
 from jobs.evaluate import measure, record
 from mtp.config import Config
-from mtp.data import open_dataset
+from mtp.data import open_training_data
 from mtp.evaluate import EvaluationReport
 from mtp.evaluate.figures import History, agreement_figure, loss_figure
 from mtp.model.accounting import parameter_counts
@@ -81,11 +81,11 @@ def run(config: Config, on_progress: OnProgress | None = None) -> TrainReport:
 
 def begin(config: Config) -> str:
     """The MLflow run: a new one, or the one that an earlier attempt of this run began."""
-    manifest = open_dataset(f"{config.data.path}/train").manifest
+    data = open_training_data(config.data)
     dataset = DatasetRecord(
-        path=config.data.path,
-        fingerprint=manifest.fingerprint,
-        profile={"rows": manifest.rows, "tokens": manifest.tokens, "documents": manifest.documents},
+        path=", ".join(source.location.url for source in data.sources),
+        fingerprint=data.fingerprint,
+        profile=data.profile(),
     )
     earlier = RunFolder.of(config).record()
     tree = config.model_dump(mode="json")
@@ -149,7 +149,7 @@ def register(config: Config, run_id: str, uri: str, result: TrainResult, evaluat
         agreement=tuple(evaluation.agreement),
         acceptance=tuple(evaluation.decoding.acceptance) if evaluation.decoding else (),
         tokens_per_step=evaluation.decoding.tokens_per_step if evaluation.decoding else None,
-        data_fingerprint=open_dataset(f"{config.data.path}/train").manifest.fingerprint,
+        data_fingerprint=open_training_data(config.data).fingerprint,
     )
     version = register_model(
         run_id, folder.local_model(result), config.tracking.model_name, "candidate", card=card, uri=uri

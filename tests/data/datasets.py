@@ -9,10 +9,8 @@ from mtp.data.shards import encode_shard, rows_per_group, sha256, token_dtype
 from mtp.data.storage import Location
 from mtp.tokenizer import Tokenizer
 
-TOKENIZER_JSON = Tokenizer.train(["hello world"] * 3, vocab_size=300).to_json()
 
-
-def write_dataset(folder, shard_rows=(40, 40, 23), seq_len=16, vocab_size=300, seed=0):
+def write_dataset(folder, shard_rows=(40, 40, 23), seq_len=16, vocab_size=300, seed=0, tokenizer_text="hello world"):
     """A split of random rows; token 0 of row i is i, so that a row can be told by its content."""
     random = np.random.default_rng(seed)
     location, shards, first = Location.of(folder), [], 0
@@ -47,7 +45,7 @@ def write_dataset(folder, shard_rows=(40, 40, 23), seq_len=16, vocab_size=300, s
         documents=first,
         group_rows=rows_per_group(seq_len),
         shards=tuple(shards),
-        tokenizer=_file(location, "tokenizer.json", TOKENIZER_JSON),
+        tokenizer=_file(location, "tokenizer.json", Tokenizer.train([tokenizer_text] * 3, vocab_size=300).to_json()),
         token_counts=_file(location, "token_counts.json", json.dumps(counts.tolist())),
         corpus=CorpusRecord(source="random", files=1, bytes=1, documents=first, fingerprint="none"),
     ).sealed()

@@ -4,11 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 from mtp.data import open_dataset, read_rows
 from mtp.data.order import RowOrder
 from mtp.data.stream.row_source import MAX_TASKS, RankSlice, RowSource, Stretch
 from mtp.data.stream.row_stream import RowStream
+from mtp.data.training_data import TrainingData, plain
 from mtp.errors import MTPError, UsageError
 from tests.data.datasets import write_dataset
 
@@ -110,9 +112,63 @@ def test_a_share_that_does_not_exist_is_refused(batch, rank, world):
 
 
 def test_the_number_of_tasks_is_bounded_for_any_length(data):
-    fingerprint = open_dataset(data).manifest.fingerprint
-    stretch = Stretch(str(data), fingerprint, seed=7, start=5, num_rows=ROWS * 20_000, part=RankSlice(BATCH))
+    stretch = Stretch.of(plain(data), seed=7, start=5, num_rows=ROWS * 20_000, part=RankSlice(BATCH))
     spans = RowSource(stretch).spans
     assert len(spans) <= MAX_TASKS
     assert spans[0][0] == 5 and spans[-1][1] == 5 + ROWS * 20_000
     assert all(before[1] == after[0] for before, after in itertools.pairwise(spans))
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory):
+    """Two sources, three rows of the first to one of the second."""
+    folder = tmp_path_factory.mktemp("mixture")
+    for seed, (name, rows) in enumerate({"a": (40, 23), "b": (17,)}.items()):
+        write_dataset(folder / name, shard_rows=rows, seq_len=16_384, seed=seed)
+    return TrainingData(tuple(open_dataset(folder / name) for name in "ab"), (3.0, 1.0))
+
+
+def test_a_mixture_is_read_in_its_order_by_any_number_of_workers_across_restarts(ray_cluster, mixture):
+    chosen, rows = mixture.order(7).places(0, 25 * BATCH)
+    found = []
+    for start, stop, world in ((0, 9, 2), (9, 25, 1)):
+        shares = []
+        for rank in range(world):
+            part = RankSlice(BATCH, rank, world)
+            stream = RowStream(mixture, seed=7, part=part, start_row=start * BATCH, steps=stop - start)
+            shares.append([torch.stack([batch.sources, batch.row_ids], dim=1) for batch in stream])
+        found += [torch.cat(of_step) for of_step in zip(*shares, strict=True)]
+    assert torch.cat(found).T.tolist() == [chosen.tolist(), rows.tolist()]
+
+
+def test_a_batch_of_a_mixture_holds_the_rows_that_its_ids_name(ray_cluster, mixture):
+    contents = [read_rows(source)[0] for source in mixture.sources]
+    for batch in RowStream(mixture, seed=7, part=RankSlice(BATCH), steps=4):
+        for tokens, source, row in zip(batch.tokens, batch.sources, batch.row_ids, strict=True):
+            assert tokens.equal(contents[source][row])
+
+
+def test_rows_of_a_bad_shard_are_padding_where_they_stood_and_no_other_row_moves(ray_cluster, tmp_path):
+    for name in ("whole", "bad"):
+        write_dataset(tmp_path / name)
+    whole = list(RowStream(tmp_path / "whole", seed=7, part=RankSlice(BATCH), steps=26))
+    shard = tmp_path / "bad/shard-00001.parquet"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    skipping = list(RowStream(tmp_path / "bad", seed=7, part=RankSlice(BATCH), steps=26, skip_bad_shards=True))
+    named = {name: why for batch in skipping for name, why in batch.bad_shards.items()}
+    assert list(named) == [str(shard)] and "is corrupt" in named[str(shard)]
+    for before, after in zip(whole, skipping, strict=True):
+        gone = (before.row_ids >= 40) & (before.row_ids < 80)
+        assert after.row_ids.equal(before.row_ids)
+        assert (after.document[gone] == -1).all()
+        assert after.tokens[~gone].equal(before.tokens[~gone]) and after.document[~gone].equal(before.document[~gone])
+        assert bool(after.bad_shards) == bool(gone.any())
+
+
+def test_a_shard_that_another_rank_could_not_read_is_left_out_from_the_next_batch_on(ray_cluster, tmp_path):
+    write_dataset(tmp_path)
+    stream = RowStream(tmp_path, seed=7, part=RankSlice(BATCH), steps=8)
+    for number, batch in enumerate(stream):
+        mine = (batch.row_ids >= 40) & (batch.row_ids < 80)
+        assert ((batch.document == -1).all(dim=1) == (mine if number else torch.zeros_like(mine))).all()
+        stream.leave_out([str(tmp_path / "shard-00001.parquet")])

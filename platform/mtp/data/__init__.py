@@ -5,5 +5,6 @@ Importing this package imports neither torch nor ray: tasks of the pipelines imp
 
 from mtp.data.manifest import Manifest
 from mtp.data.prepared import PreparedDataset, open_dataset, read_rows
+from mtp.data.training_data import TrainingData, open_training_data
 
-__all__ = ["Manifest", "PreparedDataset", "open_dataset", "read_rows"]
+__all__ = ["Manifest", "PreparedDataset", "TrainingData", "open_dataset", "open_training_data", "read_rows"]

@@ -43,8 +43,18 @@ class RowOrder:
         self.group_rows = np.asarray(group_rows, dtype=np.int64)
         self.group_starts = np.concatenate([[0], np.cumsum(self.group_rows)])
         self.total_rows = int(self.group_starts[-1])
+        self.fingerprint = fingerprint
         self._identity = f"{fingerprint}/{seed}"
         self._epoch_layout = lru_cache(maxsize=2)(self._lay_out_epoch)
+
+    def places(self, start: int, stop: int) -> tuple[Ints, Ints]:
+        """Source (always 0) and row id at global positions [start, stop)."""
+        rows = self.rows(start, stop)
+        return np.zeros_like(rows), rows
+
+    def edges(self, start: int, stop: int) -> list[int]:
+        """Where the windows that positions [start, stop) cross begin; reading from edge to edge wastes nothing."""
+        return [window.start for window in self.windows(start, stop)]
 
     def rows(self, start: int, stop: int) -> Ints:
         """Row ids at global positions [start, stop), which may cross windows and epochs."""
@@ -81,14 +91,18 @@ class RowOrder:
 
     def _permutation(self, length: int, purpose: str) -> Ints:
         """0 .. length-1, shuffled by the identity and `purpose`: the order of distinct hashes of each number."""
-        digest = hashlib.blake2b(f"{self._identity}/{purpose}".encode(), digest_size=8).digest()
-        return np.argsort(splitmix64(np.uint64(int.from_bytes(digest, "little")), length), kind="stable")
+        return np.argsort(splitmix64(seed_of(f"{self._identity}/{purpose}"), length), kind="stable")
 
 
-def splitmix64(state: np.uint64, length: int) -> npt.NDArray[np.uint64]:
-    """The first `length` outputs of the splitmix64 generator (Steele et al. 2014); all are distinct."""
+def seed_of(purpose: str) -> np.uint64:
+    """A generator's state that only the text decides."""
+    return np.uint64(int.from_bytes(hashlib.blake2b(purpose.encode(), digest_size=8).digest(), "little"))
+
+
+def splitmix64(state: np.uint64, length: int, start: int = 0) -> npt.NDArray[np.uint64]:
+    """Outputs start .. start + length - 1 of the splitmix64 generator (Steele et al. 2014); all are distinct."""
     with np.errstate(over="ignore"):
-        steps = np.arange(1, length + 1, dtype=np.uint64)
+        steps = np.arange(start + 1, start + length + 1, dtype=np.uint64)
         z = state + steps * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

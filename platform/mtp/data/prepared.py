@@ -4,7 +4,7 @@ Plain pyarrow and numpy, in one process; the stream reads through it too. Knows 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mtp.data.manifest import FileRecord, Manifest, read_manifest
-from mtp.data.shards import open_shard, sha256
+from mtp.data.packing import PADDING
+from mtp.data.shards import BadShardError, open_shard, sha256
 from mtp.data.storage import Location
 from mtp.errors import MTPError, UsageError
 from mtp.tokenizer import Tokenizer
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.generic]
 Ints = npt.NDArray[np.int64]
+OnBadShard = Callable[[BadShardError, Ints], None]
+"""Called with what is wrong with a shard, and where in the answer its rows would be."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +77,21 @@ class PreparedDataset:
         """Row id of each shard's first row, and the number of rows; (shards + 1,)."""
         return np.concatenate([[0], np.cumsum([shard.rows for shard in self.manifest.shards])])
 
-    def take(self, row_ids: Sequence[int] | Ints) -> tuple[Array, Array]:
+    def shard_of(self, row_id: int) -> str:
+        """The URL of the shard that holds a row."""
+        number = int(np.searchsorted(self.shard_starts, row_id, side="right")) - 1
+        return str(self.location / self.manifest.shards[number].name)
+
+    def take(self, row_ids: Sequence[int] | Ints, on_bad_shard: OnBadShard | None = None) -> tuple[Array, Array]:
         """The rows with these ids, in this order; each row group is read once.
+
+        Rows of a bad shard become padding when `on_bad_shard` takes the blame.
 
         Returns:
             tokens (n, seq_len) of the stored type, document (n, seq_len) int32.
 
         Raises:
-            MTPError: a shard is missing or corrupt; the message names it.
+            BadShardError: a shard is missing or corrupt and nobody takes the blame; the message names it.
         """
         wanted = np.asarray(row_ids, dtype=np.int64)
         tokens = np.empty((len(wanted), self.manifest.seq_len), dtype=self.manifest.dtype)
@@ -90,7 +100,13 @@ class PreparedDataset:
         for number in np.unique(shards):
             places = np.flatnonzero(shards == number)
             rows = wanted[places] - self.shard_starts[number]
-            tokens[places], document[places] = self._take_from_shard(int(number), rows)
+            try:
+                tokens[places], document[places] = self._take_from_shard(int(number), rows)
+            except BadShardError as error:
+                if on_bad_shard is None:
+                    raise
+                tokens[places], document[places] = self.manifest.eos_id, PADDING
+                on_bad_shard(error, places)
         return tokens, document
 
     def _take_from_shard(self, number: int, rows: Ints) -> tuple[Array, Array]:

@@ -58,6 +58,10 @@ def encode_shard(tokens: Array, document: Array) -> pa.Buffer:
     return sink.getvalue()
 
 
+class BadShardError(MTPError):
+    """A shard is missing, or is not what the manifest describes: reading it again will not help."""
+
+
 class Shard:
     """An open shard whose content was checked against the manifest's sha256 when it was opened."""
 
@@ -65,7 +69,8 @@ class Shard:
         """Open and check.
 
         Raises:
-            MTPError: the file is absent, or is not the file that the manifest describes.
+            BadShardError: the file is absent, or is not the file that the manifest describes.
+            MTPError: its place cannot be accessed.
         """
         self.location = location
         self._seq_len = seq_len
@@ -73,12 +78,16 @@ class Shard:
         self._file = pq.ParquetFile(location.open(), page_checksum_verification=True)
 
     def read_groups(self, groups: Sequence[int]) -> tuple[Array, Array]:
-        """Row groups in the given order: tokens (n, seq_len) of the stored type, document (n, seq_len) int32."""
+        """Row groups in the given order: tokens (n, seq_len) of the stored type, document (n, seq_len) int32.
+
+        Raises:
+            BadShardError: a page's checksum differs; the message names the row groups.
+        """
         try:
             table = self._file.read_row_groups(list(groups), columns=["tokens", "document"], use_threads=False)
         except (OSError, pa.ArrowException) as error:
             where = f"row group {groups[0]}" if len(groups) == 1 else f"row groups {list(groups)}"
-            raise MTPError(
+            raise BadShardError(
                 f"{self.location} is corrupt in {where}: {' '.join(str(error).split())}; restore or prepare it again"
             ) from None
         return self._matrix(table["tokens"]), self._matrix(table["document"])
@@ -89,10 +98,20 @@ class Shard:
         return flat.reshape(-1, self._seq_len)
 
 
-@lru_cache(maxsize=256)
 def open_shard(location: Location, record: ShardRecord, seq_len: int) -> Shard:
-    """A `Shard`, opened and checked at its first use in this process."""
-    return Shard(location, record, seq_len)
+    """A `Shard`, opened and checked at its first use in this process; a bad one is not looked at again."""
+    found = _opened(location, record, seq_len)
+    if isinstance(found, BadShardError):
+        raise found
+    return found
+
+
+@lru_cache(maxsize=256)
+def _opened(location: Location, record: ShardRecord, seq_len: int) -> Shard | BadShardError:
+    try:
+        return Shard(location, record, seq_len)
+    except BadShardError as error:
+        return error.with_traceback(None)
 
 
 def sha256(content: "bytes | pa.Buffer") -> str:
@@ -102,11 +121,11 @@ def sha256(content: "bytes | pa.Buffer") -> str:
 
 def _check_content(location: Location, record: ShardRecord) -> None:
     if not location.exists():
-        raise MTPError(f"shard {location} is missing; restore it or prepare the data set again")
+        raise BadShardError(f"shard {location} is missing; restore it or prepare the data set again")
     with location.open() as file:
         digest = hashlib.file_digest(io.BufferedReader(file, 1 << 20), "sha256").hexdigest()
     if digest != record.sha256:
-        raise MTPError(
+        raise BadShardError(
             f"shard {location} is corrupt: its sha256 is {digest[:12]}..., the manifest says "
             f"{record.sha256[:12]}...; restore it or prepare the data set again"
         )

@@ -18,6 +18,7 @@ from mtp.data.chunks import Chunk, Split, SplitPieces, make_chunks, sample_piece
 from mtp.data.corpus import Corpus, find_corpus
 from mtp.data.documents import Document, FileReport, read_documents
 from mtp.data.existing import find_existing
+from mtp.data.given_tokenizer import given_tokenizer
 from mtp.data.manifest import CorpusRecord, FileRecord, Manifest, SkippedFile
 from mtp.data.prepared import PreparedDataset, open_dataset
 from mtp.data.publication import SPLITS, Publication, publication
@@ -71,15 +72,14 @@ def prepare(config: DataConfig, on_progress: OnProgress | None = None) -> Prepar
     corpus = find_corpus(config.corpus)
     files = scan_corpus(corpus, config.text_column, partial(report, "scan"))
     readable = _readable(corpus, files)
-    fingerprint = _corpus_fingerprint(config, files)
+    given = given_tokenizer(config.tokenizer, config.vocab_size) if config.tokenizer else None
+    fingerprint = _corpus_fingerprint(config, files, given)
     pieces = split_pieces(readable, config.held_out)
     existing = find_existing(target, fingerprint, config.overwrite)
     if existing is not None:
         return PreparedData(target.url, *existing, reused=True, split_rule=pieces.rule)
 
-    report("train tokenizer", 0, 1)
-    tokenizer = Tokenizer.train(_sample(pieces, config), config.vocab_size)
-    report("train tokenizer", 1, 1)
+    tokenizer = given or _trained_tokenizer(pieces, config, report)
     with publication(target) as place:
         chunks = make_chunks(pieces, config.rows_per_shard, config.seq_len)
         results = _make_shards(chunks, place, tokenizer, config, partial(report, "tokenize"))
@@ -100,11 +100,19 @@ def _readable(corpus: Corpus, files: Sequence[FileReport]) -> list[FileReport]:
     return readable
 
 
-def _corpus_fingerprint(config: DataConfig, files: Sequence[FileReport]) -> str:
+def _corpus_fingerprint(config: DataConfig, files: Sequence[FileReport], given: Tokenizer | None) -> str:
     """Of all that decides the data set: every path and content, the settings, this pipeline's version."""
     settings = config.model_dump(include={"text_column", "seq_len", "vocab_size", "held_out", "rows_per_shard"})
     identity = [PIPELINE_VERSION, settings, [[file.path, file.sha256] for file in files]]
+    identity += [sha256(given.to_json().encode())] if given else []
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _trained_tokenizer(pieces: SplitPieces, config: DataConfig, report: OnProgress) -> Tokenizer:
+    report("train tokenizer", 0, 1)
+    tokenizer = Tokenizer.train(_sample(pieces, config), config.vocab_size)
+    report("train tokenizer", 1, 1)
+    return tokenizer
 
 
 def _sample(pieces: SplitPieces, config: DataConfig) -> Iterator[str]:

@@ -1,7 +1,8 @@
-"""Rows of a prepared data set in training order, as a Ray Data source that one rank reads its share of.
+"""Training rows in their order, as a Ray Data source that one rank reads its share of.
 
-A read task covers a few windows of the order (mtp.data.order) and reads only the row groups that hold this rank's
-rows. Tasks carry a path and numbers; each worker process opens the data set once. Knows nothing about tensors.
+A read task covers a few windows of the order (mtp.data.order, mtp.data.mixture) and reads only the row groups that
+hold this rank's rows. Tasks carry paths and numbers; each worker process opens the data sets once. Knows nothing about
+tensors.
 """
 
 from collections.abc import Iterable
@@ -15,9 +16,11 @@ from ray.data import DataContext, Datasource
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
-from mtp.data.order import RowOrder
-from mtp.data.prepared import PreparedDataset, open_dataset
+from mtp.data.mixture import Order
+from mtp.data.prepared import open_dataset
+from mtp.data.shards import BadShardError
 from mtp.data.stream.task_errors import NO_PROBLEM, problem_text
+from mtp.data.training_data import TrainingData
 from mtp.errors import MTPError, UsageError
 
 MAX_TASKS = 10_000
@@ -60,23 +63,44 @@ class RankSlice:
 
 @dataclass(frozen=True)
 class Stretch:
-    """What identifies a stream: a data set, its order, and positions [start, start + num_rows) for one rank."""
+    """What identifies a stream: data sets, their order, and positions [start, start + num_rows) for one rank."""
 
-    path: str
+    paths: tuple[str, ...]
+    weights: tuple[float, ...]
     fingerprint: str
     seed: int
     start: int
     num_rows: int
     part: RankSlice
+    skip_bad_shards: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        data: TrainingData,
+        *,
+        seed: int,
+        start: int,
+        num_rows: int,
+        part: RankSlice,
+        skip_bad_shards: bool = False,
+    ) -> "Stretch":
+        """Positions [start, start + num_rows) of `data`."""
+        paths = tuple(source.location.url for source in data.sources)
+        return cls(paths, data.weights, data.fingerprint, seed, start, num_rows, part, skip_bad_shards)
 
 
 class RowSource(Datasource):
-    """The rows of a `Stretch`; columns tokens, document, row (id in the data set), position (in the order), problem."""
+    """The rows of a `Stretch`.
+
+    Columns: tokens, document, source, row (id in the source), position (in the order), shard and problem (both empty
+    but for rows of a bad shard, which are padding: its URL, and what is wrong with it).
+    """
 
     def __init__(self, stretch: Stretch) -> None:
         super().__init__()
         self.stretch = stretch
-        self._dataset, self._order = _opened(stretch.path, stretch.fingerprint, stretch.seed)
+        self._data, self._order = _opened(stretch.paths, stretch.weights, stretch.fingerprint, stretch.seed)
         self.spans = self._cut_into_spans()
 
     def estimate_inmemory_data_size(self) -> int:
@@ -96,13 +120,13 @@ class RowSource(Datasource):
 
     @property
     def _row_bytes(self) -> int:
-        manifest = self._dataset.manifest
+        manifest = self._data.sources[0].manifest
         return manifest.seq_len * (np.dtype(manifest.dtype).itemsize + 4) + 16
 
     def _cut_into_spans(self) -> list[tuple[int, int]]:
         """[start, stop) of each task: whole windows, more of them for more ranks, so that a task is worth its start."""
         first, last = self.stretch.start, self.stretch.start + self.stretch.num_rows
-        edges = [window.start for window in self._order.windows(first, last)]
+        edges = self._order.edges(first, last)
         step = max(min(self.stretch.part.world, _WINDOWS_PER_TASK), -(-len(edges) // MAX_TASKS))
         starts = [max(first, edge) for edge in edges[::step]]
         return list(zip(starts, [*starts[1:], last], strict=True))
@@ -111,14 +135,15 @@ class RowSource(Datasource):
 def read_span(stretch: Stretch, start: int, stop: int) -> Iterable[pa.Table]:
     """The blocks of one read task: this rank's rows of positions [start, stop).
 
-    Where a shard is missing or corrupt, or the data set was replaced since the stream was made, the block is a single
-    row that says so in its column `problem`.
+    Where a shard is missing or corrupt and is not to be skipped, or a data set was replaced since the stream was made,
+    the block is a single row that says so in its column `problem`.
     """
     try:
-        dataset, order = _opened(stretch.path, stretch.fingerprint, stretch.seed)
+        data, order = _opened(stretch.paths, stretch.weights, stretch.fingerprint, stretch.seed)
         positions = stretch.part.positions(stretch.start, start, stop)
-        rows = order.rows(start, stop)[positions - start]
-        tokens, document = dataset.take(rows)
+        sources, rows = (column[positions - start] for column in order.places(start, stop))
+        problems = Problems(data, sources, rows)
+        tokens, document = data.take(sources, rows, problems.note if stretch.skip_bad_shards else None)
     except MTPError as error:
         yield pa.table({"problem": [problem_text(error)]})
         return
@@ -126,23 +151,41 @@ def read_span(stretch: Stretch, start: int, stop: int) -> Iterable[pa.Table]:
         {
             "tokens": _fixed_lists(tokens),
             "document": _fixed_lists(document),
+            "source": pa.array(sources),
             "row": pa.array(rows),
             "position": pa.array(positions),
-            "problem": pa.array([NO_PROBLEM] * len(rows)),
+            "shard": pa.array(problems.shards),
+            "problem": pa.array(problems.texts),
         }
     )
 
 
+class Problems:
+    """Which rows of a block belong to bad shards: `shards` and `texts`, one a row, empty for good rows."""
+
+    def __init__(self, data: TrainingData, sources: Ints, rows: Ints) -> None:
+        self._data, self._sources, self._rows = data, sources, rows
+        self.shards = [""] * len(rows)
+        self.texts = [NO_PROBLEM] * len(rows)
+
+    def note(self, error: BadShardError, places: Ints) -> None:
+        """Rows `places` could not be read."""
+        shard = self._data.shard_url(int(self._sources[places[0]]), int(self._rows[places[0]]))
+        for place in places:
+            self.shards[place], self.texts[place] = shard, problem_text(error)
+
+
 @lru_cache(maxsize=8)
-def _opened(path: str, fingerprint: str, seed: int) -> tuple[PreparedDataset, RowOrder]:
-    dataset = open_dataset(path)
-    manifest = dataset.manifest
-    if manifest.fingerprint != fingerprint:
+def _opened(
+    paths: tuple[str, ...], weights: tuple[float, ...], fingerprint: str, seed: int
+) -> tuple[TrainingData, Order]:
+    data = TrainingData(tuple(open_dataset(path) for path in paths), weights)
+    if data.fingerprint != fingerprint:
         raise MTPError(
-            f"the data set {path} has fingerprint {manifest.fingerprint[:12]}..., but the stream was made for "
+            f"the data set {' + '.join(paths)} has fingerprint {data.fingerprint[:12]}..., but the stream was made for "
             f"{fingerprint[:12]}...: it was prepared again in the meantime; start training anew"
         )
-    return dataset, RowOrder(manifest.group_sizes(), fingerprint, seed)
+    return data, data.order(seed)
 
 
 def _fixed_lists(matrix: npt.NDArray[np.generic]) -> pa.FixedSizeListArray:

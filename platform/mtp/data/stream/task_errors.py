@@ -21,3 +21,8 @@ def raise_problem(text: str) -> None:
     if text != NO_PROBLEM:
         is_usage, sentence = json.loads(text)
         raise UsageError(sentence) if is_usage else MTPError(sentence)
+
+
+def sentence_of(text: str) -> str:
+    """What `problem_text` put into words, without raising it."""
+    return str(json.loads(text)[1])
