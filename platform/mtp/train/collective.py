@@ -20,10 +20,10 @@ def from_rank_zero(value: Any) -> Any:
     return box[0]
 
 
-def gathered(value: Any) -> list[Any]:
-    """Every rank's `value`, by rank, on every rank."""
+def gathered(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """Every rank's `value`, by rank, on every rank; through `group` of all ranks instead of the usual one."""
     values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=group)
     return values
 
 

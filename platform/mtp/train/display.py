@@ -13,7 +13,18 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mtp.train.events import Evaluated, Notice, OnProgress, Planned, Saved, StepDone, TrainEvent, WorkerReady
+from mtp.train.events import (
+    Evaluated,
+    LossSpike,
+    Notice,
+    OnProgress,
+    Planned,
+    RolledBack,
+    Saved,
+    StepDone,
+    TrainEvent,
+    WorkerReady,
+)
 
 
 @contextmanager
@@ -60,6 +71,17 @@ def line_of(event: TrainEvent) -> str:
             return f"evaluation after step {event.step}: {_held_out(event.metrics)}"
         case Saved():
             return f"checkpoint {event.name} saved"
+        case LossSpike():
+            return (
+                f"step {event.step}: loss {event.loss:.3f} is a spike, {event.sigmas:.1f} standard deviations above "
+                f"the {event.mean:.3f} of the steps before it"
+            )
+        case RolledBack():
+            steps = ", ".join(str(step + 1) for step in event.passed_over)
+            return (
+                f"step {event.step}: too many steps in a row were not finite; going back to step {event.to_step}, "
+                f"leaving out the batches of steps {steps}"
+            )
         case Notice():
             return event.text
 

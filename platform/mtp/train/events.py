@@ -58,10 +58,32 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint was handed to Ray Train."""
+    """A checkpoint is whole: all its files are written, and its manifest."""
 
     step: int
     name: str
+
+
+@dataclass(frozen=True)
+class LossSpike:
+    """The loss of a step leapt far above the `mean` of those before it, by so many standard deviations."""
+
+    step: int
+    loss: float
+    mean: float
+    sigmas: float
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """Too many steps in a row moved nothing: the run goes back to its last checkpoint, and leaves out their batches."""
+
+    step: int
+    """At which that was decided."""
+    to_step: int
+    """Of the checkpoint; 0 if there is none."""
+    passed_over: tuple[int, ...]
+    """Steps (from 0) whose batches are left out from now on, those of earlier roll-backs too."""
 
 
 @dataclass(frozen=True)
@@ -71,5 +93,5 @@ class Notice:
     text: str
 
 
-TrainEvent = WorkerReady | Planned | StepDone | Evaluated | Saved | Notice
+TrainEvent = WorkerReady | Planned | StepDone | Evaluated | Saved | LossSpike | RolledBack | Notice
 OnProgress = Callable[[TrainEvent], None]

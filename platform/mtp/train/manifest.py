@@ -38,7 +38,7 @@ class TrainerState(BaseModel):
     """Steps that moved the weights: Adam's own count."""
     total_steps: int
     rows: int
-    """Rows of the global order that were consumed."""
+    """Position in the global order: the rows of every step done, trained on or passed over."""
     tokens: int
     """Tokens seen, padding excluded."""
     run_id: str
@@ -47,6 +47,12 @@ class TrainerState(BaseModel):
     seed: int
     world: int
     zero_stage: int
+    bad_shards: tuple[str, ...] = ()
+    """URLs of the shards whose rows are left out from here on."""
+    passed_over: tuple[int, ...] = ()
+    """Steps whose batch no roll-back lets in again (numbers from 0: step s has rows s*G to (s+1)*G)."""
+    recent_losses: tuple[float, ...] = ()
+    """What the next loss is compared with to tell a spike."""
 
 
 class Manifest(BaseModel):
@@ -57,6 +63,8 @@ class Manifest(BaseModel):
     state: TrainerState
     model: dict[str, Any]
     """The model section of the configuration."""
+    metrics: dict[str, float] = {}
+    """Of the held-out rows, if they were measured at this step."""
     files: dict[str, FileRecord]
 
 

@@ -1,35 +1,32 @@
 """What can be known to fail is refused before anything starts, in one sentence."""
 
-import json
 import time
 from collections.abc import Callable
 
 import ray
-from pyarrow.fs import FileSelector, FileType
 
 from mtp.config import Config
-from mtp.data import PreparedDataset, open_dataset
+from mtp.data import TrainingData, open_dataset, open_training_data
 from mtp.errors import MTPError, UsageError
-from mtp.train.manifest import read_manifest, step_of
+from mtp.train.manifest import checkpoints, read_manifest
 from mtp.train.run_folder import RunFolder
 
-_SNAPSHOT = "checkpoint_manager_snapshot.json"
 _STREAM_CPUS = 0.1
 """CPUs that must be left for the tasks that read rows."""
 _WAIT_S = 30.0
 _EPSILON = 1e-6
 
 
-def check_data(config: Config) -> PreparedDataset:
-    """The training split, if model, batch and data fit each other.
+def check_data(config: Config) -> TrainingData:
+    """The training rows, if model, batch and data fit each other.
 
     Raises:
         MTPError: a split is missing or damaged.
         UsageError: tokens, row length or batch do not fit.
     """
-    train = open_dataset(f"{config.data.path}/train")
+    train = open_training_data(config.data)
     held_out = open_dataset(f"{config.data.path}/validation")
-    for split in (train, held_out):
+    for split in (*train.sources, held_out):
         manifest = split.manifest
         if manifest.seq_len != config.data.seq_len:
             raise UsageError(
@@ -42,6 +39,11 @@ def check_data(config: Config) -> PreparedDataset:
                 f"{config.model.vocab_size}; set data.vocab_size and model.vocab_size to "
                 f"{split.tokenizer.vocab_size}, or prepare the data again"
             )
+    if held_out.manifest.tokenizer.sha256 != train.sources[0].manifest.tokenizer.sha256:
+        raise UsageError(
+            f"{held_out.location} and {train.sources[0].location} have different tokenizers; set data.path to a data "
+            f"set of the same tokenizer as data.mixture"
+        )
     return train
 
 
@@ -107,33 +109,10 @@ def _wait_for(needs: dict[str, float], say: Callable[[str], None]) -> None:
 
 
 def repair_run_folder(folder: RunFolder) -> list[str]:
-    """Remove what a killed run left half-written; sentences about what was done.
-
-    Ray Train refuses to start over a torn snapshot file, which it overwrites in place, or one that names a vanished
-    checkpoint. Our manifests are the truth, so such a file can go.
-    """
+    """Remove checkpoints that a killed run left without their manifest; sentences about what was done."""
     notes = []
-    filesystem = folder.filesystem
-    listing = filesystem.get_file_info(FileSelector(folder.path, allow_not_found=True))
-    names = {entry.base_name for entry in listing if entry.type == FileType.Directory}
-    for name in sorted(names):
-        if step_of(name) is not None and read_manifest(filesystem, f"{folder.path}/{name}") is None:
-            filesystem.delete_dir(f"{folder.path}/{name}")
-            names.discard(name)
+    for name in checkpoints(folder.filesystem, folder.path):
+        if read_manifest(folder.filesystem, f"{folder.path}/{name}") is None:
+            folder.filesystem.delete_dir(f"{folder.path}/{name}")
             notes.append(f"removed the unfinished checkpoint {name}")
-    snapshot = f"{folder.path}/{_SNAPSHOT}"
-    if filesystem.get_file_info(snapshot).type == FileType.File and not _snapshot_holds(folder, snapshot, names):
-        filesystem.delete_file(snapshot)
-        notes.append("removed Ray Train's damaged list of checkpoints; the checkpoints themselves are used")
     return notes
-
-
-def _snapshot_holds(folder: RunFolder, snapshot: str, folders: set[str]) -> bool:
-    """Whether Ray Train would start over this snapshot: readable, of this Ray version, all checkpoints there."""
-    with folder.filesystem.open_input_stream(snapshot) as stream:
-        try:
-            content = json.loads(stream.read())
-            listed = [result["checkpoint_dir_name"] for result in content["checkpoint_results"]]
-        except (ValueError, KeyError, TypeError):
-            return False
-    return content.get("ray_version") == ray.__version__ and folders.issuperset(listed)

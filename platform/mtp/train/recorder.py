@@ -30,7 +30,7 @@ class Recorder:
         self._sink = sink
         self._flops_per_token = flops_per_token
         self._peak = peak
-        self._skipped = 0
+        self._spikes = 0
         self._interval: list[StepResult] = []
         self._started = time.perf_counter()
         self._steps = 0
@@ -41,16 +41,22 @@ class Recorder:
         self.clock.trained(result.tokens)
         if result.applied:
             self._interval.append(result)
-        else:
-            self._skipped += 1
 
-    def flush(self, step: int, lambdas: list[float], lr: float) -> dict[str, float]:
-        """The metrics of the interval that ends with `step`, also sent to the sink."""
+    def spiked(self) -> None:
+        """The loss of the last step was a spike."""
+        self._spikes += 1
+
+    def flush(self, step: int, lambdas: list[float], lr: float, skipped: int) -> dict[str, float]:
+        """The metrics of the interval that ends with `step`, also sent to the sink.
+
+        `skipped`: steps of the whole run that moved nothing.
+        """
         metrics = self._horizons() if self._interval else {}
         metrics |= {f"train/lambda_h{k}": value for k, value in enumerate(lambdas, start=1) if k > 1}
-        metrics |= {"train/lr": lr, "train/skipped_steps": float(self._skipped)}
+        metrics |= {"train/lr": lr, "train/skipped_steps": float(skipped)}
+        metrics["train/loss_spikes"] = float(self._spikes)
         metrics |= self.clock.lap(self._flops_per_token, self._peak)
-        self._interval = []
+        self._interval, self._spikes = [], 0
         self.send(step, metrics)
         return metrics
 

@@ -48,6 +48,18 @@ class TrainResult(BaseModel):
     """The last values of train/... and eval/..."""
 
 
+class Rollback(BaseModel):
+    """The run went back to an earlier checkpoint, since too many steps in a row had moved nothing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    step: int
+    """Steps done when that was decided."""
+    to_step: int
+    """Steps done in the checkpoint; 0 if there was none."""
+    passed_over: tuple[int, ...]
+    """The steps (from 0) whose batches are never trained on again."""
+
+
 class RunRecord(BaseModel):
     """The content of run.json."""
 
@@ -59,6 +71,12 @@ class RunRecord(BaseModel):
     result: TrainResult | None = None
     model_version: str | None = None
     """The registered version made of it, once there is one."""
+    rollbacks: tuple[Rollback, ...] = ()
+
+    @property
+    def passed_over(self) -> set[int]:
+        """The steps whose batches some roll-back left out."""
+        return {step for rollback in self.rollbacks for step in rollback.passed_over}
 
 
 @dataclass(frozen=True)
@@ -114,12 +132,17 @@ class RunFolder:
             self._refuse_changes(earlier.fixed, fixed)
             if earlier.status == "finished":
                 return earlier.result
-        self.write(RunRecord(status="running", run_id=run_id, fixed=fixed))
+        rollbacks = earlier.rollbacks if earlier is not None and earlier.fixed == fixed else ()
+        self.write(RunRecord(status="running", run_id=run_id, fixed=fixed, rollbacks=rollbacks))
         return None
 
     def finish(self, result: TrainResult) -> None:
         """Mark the run as finished."""
         self._update(status="finished", result=result)
+
+    def roll_back(self, rollback: Rollback) -> None:
+        """Write down what the next attempt leaves out, before there is one."""
+        self._update(rollbacks=(*self.require_record().rollbacks, rollback))
 
     def remember_version(self, version: str) -> None:
         """Note the registered version, so that the same job started again makes no second one."""
@@ -134,11 +157,19 @@ class RunFolder:
         fs.copy_files(f"{self.path}/model", str(local), self.filesystem, fs.LocalFileSystem())
         return local
 
-    def _update(self, **changes: Any) -> None:
+    def require_record(self) -> RunRecord:
+        """What run.json says, in a run that has begun.
+
+        Raises:
+            MTPError: it is gone or damaged.
+        """
         record = self.record()
         if record is None:
             raise MTPError(f"{self.path}/{RECORD} vanished while the run was going on; its checkpoints are still there")
-        self.write(record.model_copy(update=changes))
+        return record
+
+    def _update(self, **changes: Any) -> None:
+        self.write(self.require_record().model_copy(update=changes))
 
     def _refuse_changes(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         changed = [key for key in FIXED if before.get(key) != now.get(key)]

@@ -1,80 +1,143 @@
-"""Writes checkpoints: every rank its file, then the manifest, then the word to Ray Train, in that order.
+"""Writes checkpoints beside the training: the step waits for a copy of the tensors, a thread does the rest.
 
-Files go straight into the run's folder on whatever filesystem it lies. The manifest is written when the files of all
-ranks are whole; only then is the checkpoint reported, and only then does Ray Train drop the oldest. If a rank cannot
-write (a full disk), the folder is removed, the earlier checkpoints stay, and training goes on.
+In the thread every rank writes its file straight into the run's folder on whatever filesystem it lies, then rank 0
+writes the manifest, and only then the checkpoint counts and older ones may go. If a rank cannot write (a full disk),
+what there is of the new checkpoint is removed, the earlier ones stay, and training goes on. The next save waits for
+the one before.
 """
 
+import threading
 import time
+from collections.abc import Callable
+from datetime import timedelta
 
-import ray.train
-from pyarrow.fs import FileSystem
-from ray.train.v2.api.report_config import CheckpointUploadMode
+import torch.distributed as dist
+from pyarrow.fs import FileSystem, FileType
 from safetensors.torch import save
+from torch import Tensor
 
 from mtp.config import ModelConfig
+from mtp.config.train import TrainConfig
 from mtp.train.collective import from_rank_zero, gathered
 from mtp.train.engine import Engine
+from mtp.train.events import Notice, Saved, TrainEvent
 from mtp.train.manifest import MANIFEST, FileRecord, Manifest, TrainerState, checkpoint_name, write_file
+from mtp.train.retention import drop_superseded
 from mtp.train.state import collect, shard_name
+
+_LONGEST_UPLOAD = timedelta(days=1)
 
 
 class CheckpointSaver:
-    """One rank's part in saving; all ranks call `save` at the same step."""
+    """One rank's part in saving; all ranks call `save` and `wait` at the same steps."""
 
-    def __init__(self, engine: Engine, rank: int, model: ModelConfig, filesystem: FileSystem, run_folder: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        rank: int,
+        model: ModelConfig,
+        train: TrainConfig,
+        filesystem: FileSystem,
+        run_folder: str,
+        tell: Callable[[TrainEvent], None],
+        settle: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`tell` hears of each checkpoint, saved or not; `settle` is called on rank 0 before one counts, so that
+        what the run has logged up to its step is safe too."""
         self._engine = engine
         self._rank = rank
         self._model = model
+        self._config = train.checkpoint
         self._filesystem = filesystem
         self._run_folder = run_folder
+        self._tell = tell
+        self._settle = settle
+        # The thread's exchanges must not mix with those of the steps: a group of its own.
+        # It may wait long for a slow upload; a rank that hangs is found by the steps.
+        self._group = dist.new_group(backend="gloo", timeout=_LONGEST_UPLOAD)
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
 
-    def save(self, state: TrainerState, metrics: dict[str, float]) -> str:
-        """Write and report a checkpoint; its folder's name.
+    def save(self, state: TrainerState, metrics: dict[str, float]) -> None:
+        """Copy the training state of this step, and write it in the background.
+
+        `metrics`: of the held-out rows at this step, if they were measured.
+        """
+        self.wait()
+        name = from_rank_zero(checkpoint_name(state.step, int(time.time())))
+        share = collect(self._engine, self._rank)
+        manifest = Manifest(state=state, model=self._model.model_dump(mode="json"), metrics=metrics, files={})
+        self._thread = threading.Thread(
+            target=self._write, args=(name, share, manifest), name="checkpoint", daemon=True
+        )
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until the last checkpoint is written, or has failed.
 
         Raises:
-            OSError: a rank could not write; nothing of this checkpoint is left, and the earlier ones are.
+            BaseException: what ended the thread, other than a disk that takes no more: another rank has gone.
         """
-        name = from_rank_zero(checkpoint_name(state.step, int(time.time())))
-        folder = f"{self._run_folder}/{name}"
-        records = self._write_shards(folder)
-        self._write_manifest(folder, Manifest(state=state, model=self._model.model_dump(mode="json"), files=records))
-        checkpoint = ray.train.Checkpoint(path=folder, filesystem=self._filesystem)
-        ray.train.report(
-            {"step": state.step, **metrics},
-            checkpoint=checkpoint,
-            checkpoint_dir_name=name,
-            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-        )
-        return name
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._failure is not None:
+            raise self._failure
 
-    def _write_shards(self, folder: str) -> dict[str, FileRecord]:
+    def _write(self, name: str, share: dict[str, Tensor], manifest: Manifest) -> None:
+        """The thread."""
+        folder = f"{self._run_folder}/{name}"
+        try:
+            files = self._write_shards(folder, share)
+            self._write_manifest(folder, manifest.model_copy(update={"files": files}))
+        except OSError as error:
+            what = f"the checkpoint after step {manifest.state.step} was not saved: {error}"
+            self._tell(Notice(f"{what}; the earlier ones stay, and training goes on"))
+        except BaseException as error:
+            self._failure = error
+        else:
+            self._tell(Saved(manifest.state.step, name))
+            self._drop_superseded()
+
+    def _write_shards(self, folder: str, share: dict[str, Tensor]) -> dict[str, FileRecord]:
         """Every rank's file; the records of all."""
-        share = collect(self._engine, self._rank)
         name = shard_name(self._rank)
         problem, record = "", None
         try:
             self._filesystem.create_dir(folder)
             record = write_file(self._filesystem, f"{folder}/{name}", save(share))
         except OSError as error:
-            problem = f"rank {self._rank} could not write {folder}/{name}: {error.strerror or error}"
-        answers = gathered((name, record, problem))
+            problem = f"rank {self._rank} could not write {folder}/{name}: {_reason(error)}"
+        answers = gathered((name, record, problem), self._group)
         self._give_up_on(folder, [why for _, _, why in answers if why])
         return {file: written for file, written, _ in answers if written is not None}
 
     def _write_manifest(self, folder: str, manifest: Manifest) -> None:
         problem = ""
         if self._rank == 0:
+            self._settle()
             try:
                 write_file(self._filesystem, f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=1).encode())
             except OSError as error:
-                problem = f"rank 0 could not write {folder}/{MANIFEST}: {error.strerror or error}"
-        self._give_up_on(folder, [why for why in gathered(problem) if why])
+                problem = f"rank 0 could not write {folder}/{MANIFEST}: {_reason(error)}"
+        self._give_up_on(folder, [why for why in gathered(problem, self._group) if why])
 
     def _give_up_on(self, folder: str, problems: list[str]) -> None:
         """Remove a checkpoint that some rank could not write, and tell every rank."""
         if not problems:
             return
-        if self._rank == 0:
+        if self._rank == 0 and self._filesystem.get_file_info(folder).type == FileType.Directory:
             self._filesystem.delete_dir(folder)
         raise OSError("; ".join(problems))
+
+    def _drop_superseded(self) -> None:
+        if self._rank != 0:
+            return
+        try:
+            drop_superseded(self._filesystem, self._run_folder, self._config)
+        except OSError as error:
+            self._tell(Notice(f"an old checkpoint in {self._run_folder} could not be removed: {_reason(error)}"))
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -21,11 +21,13 @@ from mtp.config import Config
 from mtp.errors import MTPError
 from mtp.train.channel import listening, open_channel
 from mtp.train.events import Notice, OnProgress
+from mtp.train.manifest import newest_whole
 from mtp.train.preflight import check_data, check_resources, check_sharding, repair_run_folder, uses_gpu
 from mtp.train.run_folder import RunFolder, TrainResult, fixed_values
 from mtp.train.worker import WorkerJob, train_worker
 
 _GROUP_SHUTDOWN = "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"
+_HEALTH_CHECK = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
 
 
 def fit(config: Config, *, run_id: str, tracking_uri: str, on_progress: OnProgress | None = None) -> TrainResult:
@@ -33,7 +35,7 @@ def fit(config: Config, *, run_id: str, tracking_uri: str, on_progress: OnProgre
 
     Args:
         config: the whole configuration; `data.path` holds the prepared splits `train` and `validation`.
-        run_id: MLflow run that gets the metrics; a resumed run keeps the one it began with.
+        run_id: MLflow run that gets the metrics; to go on with a run, `RunFolder.record` names the one it began with.
         tracking_uri: of the MLflow server, as the workers reach it.
         on_progress: takes every event of `mtp.train.events`, from a thread of this process.
 
@@ -43,21 +45,21 @@ def fit(config: Config, *, run_id: str, tracking_uri: str, on_progress: OnProgre
     """
     progress = on_progress or (lambda event: None)
     check_sharding(config)
-    dataset = check_data(config)
+    data = check_data(config)
     folder = RunFolder.of(config)
-    finished = folder.begin(run_id, fixed_values(config, dataset.manifest.fingerprint))
+    finished = folder.begin(run_id, fixed_values(config, data.fingerprint))
     if finished is not None:
         progress(Notice(_already_finished(folder, finished)))
         return finished
     for note in repair_run_folder(folder):
         progress(Notice(note))
-    _connect()
+    _connect(config.train.faults.collective_timeout_s)
     use_gpu = uses_gpu(config)
     check_resources(config, use_gpu, lambda text: progress(Notice(text)))
     channel = open_channel()
     trainer = _trainer(config, folder, use_gpu, WorkerJob(config, run_id, tracking_uri, channel))
     with listening(channel, progress), _stopping_at_sigterm(channel):
-        _run(trainer, channel, folder)
+        _run_until_it_stays(trainer, channel, folder)
     return _result(folder, channel)
 
 
@@ -77,10 +79,17 @@ def _trainer(config: Config, folder: RunFolder, use_gpu: bool, job: WorkerJob) -
             name=folder.name,
             storage_path=folder.storage_path,
             failure_config=ray.train.FailureConfig(max_failures=train.faults.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=train.checkpoint.keep),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
+
+
+def _run_until_it_stays(trainer: ray.train.torch.TorchTrainer, channel: Any, folder: RunFolder) -> None:
+    """Run, and again after every roll-back: new workers start from the last checkpoint, as after a fault."""
+    rollbacks = -1
+    while rollbacks < len(folder.require_record().rollbacks):
+        rollbacks = len(folder.require_record().rollbacks)
+        _run(trainer, channel, folder)
 
 
 def _run(trainer: ray.train.torch.TorchTrainer, channel: Any, folder: RunFolder) -> None:
@@ -110,12 +119,12 @@ def _result(folder: RunFolder, channel: Any) -> TrainResult:
     fatal = ray.get(channel.failure.remote())
     if fatal is not None:
         raise fatal
-    record = folder.record()
-    if record is None or record.result is None:
-        raise MTPError(
-            f"training run {folder.name!r} was asked to stop and saved a checkpoint; the same command goes on from it"
-        )
-    return record.result
+    result = folder.require_record().result
+    if result is None:
+        newest = newest_whole(folder.filesystem, folder.path)
+        start = f"its checkpoint {newest[0]}" if newest else "its beginning, since nothing was saved yet"
+        raise MTPError(f"training run {folder.name!r} was asked to stop; the same command goes on from {start}")
+    return result
 
 
 def _already_finished(folder: RunFolder, result: TrainResult) -> str:
@@ -125,9 +134,10 @@ def _already_finished(folder: RunFolder, result: TrainResult) -> str:
     )
 
 
-def _connect() -> None:
+def _connect(hang_after_s: int) -> None:
     """Join the cluster of this process's environment, or start a private one."""
     os.environ.setdefault(_GROUP_SHUTDOWN, "2")  # or survivors of a lost worker wait half a minute for it
+    os.environ[_HEALTH_CHECK] = str(hang_after_s)
     if not ray.is_initialized():
         ray.init(logging_level="warning", log_to_driver=False)
     for name in ("ray.train", "ray.data"):

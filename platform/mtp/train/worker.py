@@ -17,26 +17,30 @@ import ray.train.torch
 import torch
 
 from mtp.config import Config
-from mtp.data import PreparedDataset, open_dataset, read_rows
+from mtp.data import TrainingData, open_training_data
+from mtp.data.stream.row_batch import RowBatch
 from mtp.data.stream.row_source import RankSlice
-from mtp.data.stream.row_stream import RowBatch, RowStream
+from mtp.data.stream.row_stream import RowStream
 from mtp.errors import MTPError
 from mtp.model import MTPModel
 from mtp.model.accounting import flops_per_token
 from mtp.objective import MTPObjective, token_importance
+from mtp.train.acceleration import accelerate
+from mtp.train.bad_shards import agreeing_on_bad_shards
 from mtp.train.budget import step_seconds, steps_within
-from mtp.train.collective import from_rank_zero, summed
+from mtp.train.collective import from_rank_zero, gathered, summed
 from mtp.train.engine import Engine
 from mtp.train.evaluation import Evaluator
-from mtp.train.events import Planned, TrainEvent, WorkerReady
+from mtp.train.events import Notice, Planned, RolledBack, TrainEvent, WorkerReady
 from mtp.train.experts import ExpertBalance
 from mtp.train.final_model import write_final_model
-from mtp.train.loop import Crew, TrainLoop
+from mtp.train.gauges import Gauges
+from mtp.train.loop import Crew, LoopEnd, TrainLoop
 from mtp.train.loss_module import LossModule
 from mtp.train.manifest import Manifest, TrainerState, newest_whole
 from mtp.train.process import quiet, seed_everything, share_cores
 from mtp.train.recorder import Recorder
-from mtp.train.run_folder import RunFolder, TrainResult
+from mtp.train.run_folder import Rollback, RunFolder, TrainResult
 from mtp.train.saver import CheckpointSaver
 from mtp.train.state import SavedState
 from mtp.train.step import StepRunner
@@ -83,47 +87,57 @@ class _Worker:
     def run(self) -> None:
         """The whole life of a rank."""
         started = time.perf_counter()
-        dataset = open_dataset(f"{self.config.data.path}/train")
+        data = open_training_data(self.config.data)
         self._find_checkpoint()
-        state = self._first_state(dataset)
+        state = self._first_state(data)
         budgeted = not state.total_steps
-        stream = None if budgeted else self._stream(dataset, state)
-        self._build(dataset)
+        stream = None if budgeted else self._stream(data, state)
+        self._build(data)
         self._introduce()
         if budgeted:
-            state = self._budgeted(dataset, state)
-            stream = self._stream(dataset, state)
+            state = self._budgeted(data, state)
+            stream = self._stream(data, state)
         self._plan(state)
-        batches = _once_begun(stream)
+        batches = _once_begun(self._batches(stream, state)) if stream else iter(())
         loop = TrainLoop(self.config, self._crew(), state, self.device)
-        if loop.run(batches):
-            self._finish(loop, dataset, time.perf_counter() - started)
+        end = loop.run(batches)
+        if end is LoopEnd.DIVERGED:
+            self._roll_back(loop)
+        if end is LoopEnd.DONE:
+            self._finish(loop, data, time.perf_counter() - started)
 
     def _find_checkpoint(self) -> None:
         """Rank 0 looks and checks; all ranks take its word."""
-        found = newest_whole(self.folder.filesystem, self.folder.path) if self.rank == 0 else None
-        self.found: tuple[str, Manifest] | None = from_rank_zero(found)
+        found = (self._newest(), self.folder.require_record().rollbacks) if self.rank == 0 else None
+        self.found: tuple[str, Manifest] | None
+        self.rollbacks: tuple[Rollback, ...]
+        self.found, self.rollbacks = from_rank_zero(found)
         self.saved: SavedState | None = None
         if self.found:
             name, manifest = self.found
             folder = f"{self.folder.path}/{name}"
             self.saved = SavedState(self.folder.filesystem, folder, manifest.state.world)
 
-    def _build(self, dataset: PreparedDataset) -> None:
+    def _newest(self) -> tuple[str, Manifest] | None:
+        return newest_whole(self.folder.filesystem, self.folder.path)
+
+    def _build(self, data: TrainingData) -> None:
         """Model, loss, engine, experts; with the checkpoint's tensors in them if there is one."""
         config = self.config
         seed_everything(config.train.seed)
         self.model = MTPModel(config.model)
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.flops_per_token = flops_per_token(config.model, config.data.seq_len)
-        self.objective = MTPObjective(config.objective, config.model.n_future, _importance(config, dataset))
+        self.objective = MTPObjective(config.objective, config.model.n_future, _importance(config, data))
+        accelerate(self.model, config.train)
         module = LossModule(self.model, self.objective)
         if self.saved:
             self.saved.load_weights(module)
-        self.experts = ExpertBalance(self.model, config.objective.bias_update_speed)
-        self.engine = Engine(module, config.train, self.device, config.train.accumulation)
-        self.experts.restore_precision()
-        self.runner = StepRunner(self.engine, self.objective, self.experts, self.device, config.train.rows_per_forward)
+        self.experts = ExpertBalance(module, config.objective.bias_update_speed)
+        self.engine = Engine(module, config.train, self.device, config.train.accumulation(self.world))
+        self.experts.engine_made()
+        rows = config.train.rows_per_forward(self.world)
+        self.runner = StepRunner(self.engine, self.objective, self.experts, self.device, rows)
         if self.found and self.saved:
             self.saved.load_optimizer(self.engine, self.found[1].state.applied_steps)
             self.saved.load_random_state(self.rank)
@@ -146,11 +160,13 @@ class _Worker:
             )
         )
 
-    def _first_state(self, dataset: PreparedDataset) -> TrainerState:
+    def _first_state(self, data: TrainingData) -> TrainerState:
         """Where to begin; a total of 0 steps means that the budget in minutes is still to be turned into steps."""
         train = self.config.train
+        left_out = tuple(sorted(step for rollback in self.rollbacks for step in rollback.passed_over))
         if self.found:
-            return self.found[1].state.model_copy(update={"world": self.world, "zero_stage": train.zero_stage})
+            now = {"world": self.world, "zero_stage": train.zero_stage, "passed_over": left_out}
+            return self.found[1].state.model_copy(update=now)
         return TrainerState(
             step=0,
             applied_steps=0,
@@ -158,40 +174,56 @@ class _Worker:
             rows=0,
             tokens=0,
             run_id=self.job.run_id,
-            data_fingerprint=dataset.manifest.fingerprint,
+            data_fingerprint=data.fingerprint,
             global_batch=train.batch_size,
             seed=train.seed,
             world=self.world,
             zero_stage=train.zero_stage,
+            passed_over=left_out,
         )
 
-    def _budgeted(self, dataset: PreparedDataset, state: TrainerState) -> TrainerState:
+    def _budgeted(self, data: TrainingData, state: TrainerState) -> TrainerState:
         """The state with the number of steps that fit into the budget; rank 0's clock decides."""
         minutes = self.config.train.minutes
         assert minutes is not None  # the configuration has exactly one of steps and minutes
-        self.step_seconds = from_rank_zero(self._trial_seconds(dataset))
+        self.step_seconds = from_rank_zero(self._trial_seconds(data))
         return state.model_copy(update={"total_steps": steps_within(minutes, self.step_seconds)})
 
-    def _trial_seconds(self, dataset: PreparedDataset) -> float:
+    def _trial_seconds(self, data: TrainingData) -> float:
         """Time of a step, by steps at learning rate 0 whose every trace is wiped."""
         mine = self.config.train.batch_size // self.world
-        tokens, document = (part.to(self.device) for part in read_rows(dataset, limit=mine))
-        tokens, document = (part.repeat(-(-mine // len(part)), 1)[:mine] for part in (tokens, document))
+        rows = data.first_rows(self.config.data.seed, mine)
+        tokens, document = (part.to(self.device) for part in rows)
         lambdas = [1.0] * self.config.model.n_future
         self.experts.frozen = True
         seconds = step_seconds(partial(self.runner.run, tokens, document, lambdas=lambdas, lr=0.0))
         self.experts.frozen = False
-        self.engine.reset_optimizer(0)
+        self.engine.state.reset_optimizer(0)
         return seconds
 
-    def _stream(self, dataset: PreparedDataset, state: TrainerState) -> RowStream | None:
+    def _stream(self, data: TrainingData, state: TrainerState) -> RowStream | None:
         """The rows of the steps that are left, being read from now on in the background; None: no step is left."""
         left = state.total_steps - state.step
         if not left:
             return None
         part = RankSlice(self.config.train.batch_size, self.rank, self.world)
-        seed = self.config.data.seed
-        return RowStream(dataset, seed=seed, part=part, start_row=state.rows, steps=left).start()
+        return RowStream(
+            data,
+            seed=self.config.data.seed,
+            part=part,
+            start_row=state.rows,
+            steps=left,
+            skip_bad_shards=self.config.data.on_bad_shard == "skip",
+            left_out=state.bad_shards,
+        ).start()
+
+    def _batches(self, stream: RowStream, state: TrainerState) -> Iterator[RowBatch]:
+        """The stream's batches, with bad shards left out if that is what the configuration wants."""
+        settings = self.config.data
+        if settings.on_bad_shard == "stop":
+            return iter(stream)
+        tell = self._notice if self.rank == 0 else _nothing
+        return agreeing_on_bad_shards(stream, state.bad_shards, settings.max_bad_shards, tell, self.device)
 
     def _plan(self, state: TrainerState) -> None:
         if self.rank == 0:
@@ -217,19 +249,33 @@ class _Worker:
             self.objective,
             self.device,
             self.rank,
-            config.train.rows_per_forward,
+            config.train.rows_per_forward(self.world),
         )
-        saver = CheckpointSaver(self.engine, self.rank, config.model, self.folder.filesystem, self.folder.path)
         self.recorder = self._recorder(peak) if self.rank == 0 else None
         tell = self._send if self.rank == 0 else _nothing
-        return Crew(self.runner, evaluator, saver, self.recorder, tell, self._stop_asked())
+        saver = CheckpointSaver(
+            self.engine,
+            self.rank,
+            config.model,
+            config.train,
+            self.folder.filesystem,
+            self.folder.path,
+            tell,
+            settle=self.logger.flush if self.rank == 0 else lambda: None,
+        )
+        return Crew(self.runner, evaluator, saver, self._gauges(), self.recorder, tell, self._stop_asked())
 
     def _recorder(self, peak: float) -> Recorder:
         from mtp.registry import MetricLogger  # mlflow takes seconds to import, and one rank needs it
 
-        resumed = self.found is not None
-        self.logger = MetricLogger(self.job.tracking_uri, self.job.run_id, resumed=resumed)
+        # An earlier attempt may have logged some steps, even one that left no checkpoint.
+        self.logger = MetricLogger(self.job.tracking_uri, self.job.run_id, resumed=True)
         return Recorder(self.logger, self.flops_per_token, peak)
+
+    def _gauges(self) -> Gauges:
+        context = ray.train.get_context()
+        nodes = 1 + int(max(gathered(context.get_node_rank())))
+        return Gauges(self.device, self.rank, context.get_node_rank(), context.get_local_rank() == 0, nodes)
 
     def _stop_asked(self) -> Callable[[], bool]:
         """Asks the channel without waiting for the answer: a step late is soon enough."""
@@ -246,9 +292,30 @@ class _Worker:
 
         return asked
 
-    def _finish(self, loop: TrainLoop, dataset: PreparedDataset, seconds: float) -> None:
+    def _roll_back(self, loop: TrainLoop) -> None:
+        """Write down which batches to leave out; the driver then starts the workers again, from the last checkpoint.
+
+        Raises:
+            MTPError: the run has gone back as often as it may.
+        """
+        faults, step = self.config.train.faults, loop.state.step
+        if len(self.rollbacks) >= faults.max_rollbacks:
+            raise MTPError(
+                f"training stopped at step {step}: {len(loop.bad_steps)} steps in a row had a loss or gradient that is "
+                f"not finite, and the run has gone back {len(self.rollbacks)} times already "
+                f"(train.faults.max_rollbacks); lower train.optimizer.lr or raise train.lr_schedule.warmup under "
+                f"another train.run_name"
+            )
+        if self.rank == 0:
+            newest = self._newest()
+            to_step = newest[1].state.step if newest else 0
+            self.folder.roll_back(Rollback(step=step, to_step=to_step, passed_over=tuple(loop.bad_steps)))
+            self._send(RolledBack(step, to_step, tuple(loop.bad_steps)))
+            self.logger.close()
+
+    def _finish(self, loop: TrainLoop, data: TrainingData, seconds: float) -> None:
         """Write the model folder, and mark the run as finished."""
-        model_dir = write_final_model(self.engine, self.config, dataset.tokenizer, self.folder, self.rank)
+        model_dir = write_final_model(self.engine, self.config, data.tokenizer, self.folder, self.rank)
         if self.rank != 0 or self.recorder is None:
             return
         self.logger.close()
@@ -262,28 +329,28 @@ class _Worker:
         )
         self.folder.finish(result)
 
+    def _notice(self, text: str) -> None:
+        self._send(Notice(text))
+
     def _send(self, event: TrainEvent) -> None:
         self.job.channel.push.remote(event)
 
 
-def _once_begun(stream: RowStream | None) -> Iterator[RowBatch]:
+def _once_begun(batches: Iterator[RowBatch]) -> Iterator[RowBatch]:
     """The batches, when the first of them is there: waiting for it is starting up, not training."""
-    if stream is None:
-        return iter(())
-    batches = iter(stream)
     return itertools.chain([next(batches)], batches)
 
 
-def _nothing(event: TrainEvent) -> None:
+def _nothing(event: TrainEvent | str) -> None:
     """What ranks other than 0 do with events."""
 
 
-def _importance(config: Config, dataset: PreparedDataset) -> torch.Tensor | None:
+def _importance(config: Config, data: TrainingData) -> torch.Tensor | None:
     """Token weights of the corpus; None where every token counts alike."""
     importance = config.objective.importance
     if importance.kind == "uniform":
         return None
     counts = torch.zeros(config.model.vocab_size, dtype=torch.float64)
-    pieces = list(dataset.tokenizer.pieces)
-    counts[: len(pieces)] = torch.from_numpy(dataset.token_counts()).double()
+    pieces = list(data.tokenizer.pieces)
+    counts[: len(pieces)] = torch.from_numpy(data.token_counts()).double()
     return token_importance(importance, counts, pieces + [""] * (len(counts) - len(pieces)))
