@@ -3,7 +3,7 @@ import torch
 
 from mtp.model import MTPModel
 from mtp.model.blockwise_attention import blockwise_attention
-from mtp.model.masks import document_mask
+from mtp.model.masks import document_blocks, document_mask, flex_attend, sdpa_attend
 from tests.model.configurations import KINDS, YARN, small
 
 LENGTH = 20
@@ -64,3 +64,25 @@ def test_blockwise_attention_equals_scaled_dot_product_attention_in_value_and_gr
         torch.autograd.grad(blockwise, inputs, upstream), torch.autograd.grad(reference, inputs, upstream), strict=True
     ):
         torch.testing.assert_close(got, expected)
+
+
+def test_flex_attention_under_its_block_mask_equals_the_dense_mask():
+    torch.manual_seed(0)
+    document = torch.tensor([[0] * 100 + [1] * 90 + [-1] * 10, [0] * 7 + [1] * 193], dtype=torch.int32)
+    query, key = (torch.randn(2, 3, 200, 24) for _ in range(2))
+    value = torch.randn(2, 3, 200, 16)
+    flex = flex_attend(query, key, value, document_blocks(document), 0.2)
+    assert flex.shape == value.shape
+    torch.testing.assert_close(flex, sdpa_attend(query, key, value, document_mask(document), 0.2))
+
+
+def test_a_model_gives_the_same_states_through_either_kernel(monkeypatch):
+    torch.manual_seed(0)
+    model = MTPModel(small()).eval()
+    tokens = torch.randint(model.config.vocab_size, (2, 40))
+    document = torch.tensor([[0] * 25 + [1] * 15, [0] * 36 + [-1] * 4], dtype=torch.int32)
+    with torch.no_grad():
+        dense = model(tokens, document)
+        monkeypatch.setattr("mtp.model.mtp_model.attention_mask", lambda document, shape: document_blocks(document))
+        for state, other in zip(dense, model(tokens, document), strict=True):
+            torch.testing.assert_close(state, other)

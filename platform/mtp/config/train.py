@@ -54,6 +54,15 @@ class FaultConfig(Section):
     """A rank that answers no collective and no health check for so long counts as hung and is replaced."""
 
 
+class OffloadConfig(Section):
+    """What leaves the GPU's memory for the host's."""
+
+    optimizer: Literal["none", "cpu"] = "none"
+    """cpu: Adam's moments and the fp32 weights; ZeRO 1, 2 and 3."""
+    parameters: Literal["none", "cpu"] = "none"
+    """cpu: the weights too, gathered as they are used; ZeRO 3."""
+
+
 class TrainConfig(Section):
     """One Ray Train run of DeepSpeed workers."""
 
@@ -61,19 +70,30 @@ class TrainConfig(Section):
     """Names the run's folder in `storage_path`; the same name resumes the run."""
     storage_path: str | None = None
     """Folder of checkpoints; unset: `runs` in the state folder (MTP_HOME)."""
-    num_workers: PositiveInt = 2
+    num_workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 2
+    """Workers, or [min, max]: as many of them as the cluster has room for, from one moment to the next."""
     cpus_per_worker: PositiveFloat = 0.5
     use_gpu: bool | None = None
     """Unset: if the cluster has GPUs."""
     batch_size: PositiveInt = 16
     """Rows in the global batch of one optimizer step."""
     micro_batch_size: PositiveInt | None = None
-    """Rows in one forward of one worker; unset: batch_size / num_workers."""
+    """Rows in one forward of one worker; unset: all its rows of the global batch."""
     steps: PositiveInt | None = 1000
     minutes: PositiveFloat | None = None
     """Instead of steps: the step time of the first steps tells how many fit."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     zero_stage: Literal[0, 1, 2, 3] = 1
+    """What DeepSpeed splits over the workers: 0 nothing, 1 the optimizer, 2 gradients too, 3 weights too."""
+    expert_parallel: PositiveInt = 1
+    """Workers that share one set of routed experts, each holding its part (DeepSpeed AutoEP)."""
+    offload: OffloadConfig = OffloadConfig()
+    document_mask: bool = True
+    """Attention stays inside a document of a packed row; false: it sees the whole row before it."""
+    activation_checkpointing: bool = False
+    """Compute each layer's activations again in the backward instead of keeping them."""
+    compile: bool = False
+    """Compile each layer with torch.compile before training starts."""
     seed: int = 0
     log_every: PositiveInt = 10
     evaluate_every: NonNegativeInt = 0
@@ -85,24 +105,48 @@ class TrainConfig(Section):
     faults: FaultConfig = FaultConfig()
 
     @property
-    def accumulation(self) -> int:
-        """Micro-batches that one worker runs in an optimizer step."""
-        return self.batch_size // (self.num_workers * self.rows_per_forward)
+    def min_workers(self) -> int:
+        """The fewest workers that train."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
 
     @property
-    def rows_per_forward(self) -> int:
-        """Rows in one forward of one worker."""
-        return self.micro_batch_size or self.batch_size // self.num_workers
+    def max_workers(self) -> int:
+        """The most."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
+
+    def rows_per_forward(self, workers: int) -> int:
+        """Rows in one forward of one of `workers`."""
+        return self.micro_batch_size or self.batch_size // workers
+
+    def accumulation(self, workers: int) -> int:
+        """Micro-batches that one of `workers` runs in an optimizer step."""
+        return self.batch_size // (workers * self.rows_per_forward(workers))
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.steps is None) == (self.minutes is None):
+            raise ValueError("set exactly one of steps and minutes (the other to null)")
+        return self
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
-        if (self.steps is None) == (self.minutes is None):
-            raise ValueError("set exactly one of steps and minutes (the other to null)")
-        if self.batch_size % self.num_workers:
-            raise ValueError(f"batch_size ({self.batch_size}) does not divide by num_workers ({self.num_workers})")
-        if self.micro_batch_size and self.batch_size % (self.num_workers * self.micro_batch_size):
-            raise ValueError(
-                f"batch_size ({self.batch_size}) does not divide by num_workers x micro_batch_size "
-                f"({self.num_workers} x {self.micro_batch_size})"
-            )
+        if self.min_workers > self.max_workers:
+            raise ValueError(f"num_workers is [min, max], but {self.min_workers} is more than {self.max_workers}")
+        for workers in range(self.min_workers, self.max_workers + 1):
+            _divides(self.batch_size, workers, self.micro_batch_size, self.min_workers < self.max_workers)
         return self
+
+
+def _divides(batch: int, workers: int, micro: int | None, elastic: bool) -> None:
+    """See that `workers` can share the batch.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    hint = "; every number of workers in between may occur" if elastic else ""
+    if batch % workers:
+        raise ValueError(f"batch_size ({batch}) does not divide by num_workers ({workers}){hint}")
+    if micro and batch % (workers * micro):
+        raise ValueError(
+            f"batch_size ({batch}) does not divide by num_workers x micro_batch_size ({workers} x {micro}){hint}"
+        )

@@ -8,12 +8,13 @@ Shapes: B rows, T tokens, H heads, d hidden_size, r kv_lora_rank, n nope, p rope
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from mtp.config import ModelConfig
 from mtp.model import blockwise_attention
 from mtp.model.decoding import PassInput
+from mtp.model.masks import AttentionMask, flex_attend, sdpa_attend
 from mtp.model.norm import RMSNorm
 from mtp.model.rotary import Rotation, rotate, softmax_scale
 
@@ -44,13 +45,13 @@ class LatentAttention(nn.Module):
         self.kv_b_proj = nn.Linear(self.rank, heads * (self.nope + self.v), bias=False)
         self.o_proj = nn.Linear(heads * self.v, d, bias=False)
 
-    def forward(self, x: Tensor, rotation: Rotation, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation, mask: AttentionMask | None) -> Tensor:
         """Causal attention over whole rows.
 
         Args:
             x: (B, T, d), already normed.
             rotation: cos and sin, (T, p/2) each.
-            mask: (B, 1, T, T) bool, True = attend; None = causal.
+            mask: of `mtp.model.masks.attention_mask`; None = causal.
 
         Returns:
             (B, T, d).
@@ -104,15 +105,10 @@ class LatentAttention(nn.Module):
         latent, k_rope = self.kv_a_proj_with_mqa(x).split((self.rank, self.rope), dim=-1)
         return self.kv_a_layernorm(latent), rotate(k_rope.unsqueeze(2), rotation).squeeze(2)
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, H, T, .) -> (B, H, T, v).
-
-        For PyTorch's kernel values are padded to the keys' size: its fast paths take equal sizes only.
-        """
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None) -> Tensor:
+        """(B, H, T, .) -> (B, H, T, v), by the kernel that is fastest on the device."""
+        if isinstance(mask, BlockMask):
+            return flex_attend(query, key, value, mask, self.scale)
         if blockwise_attention.fits(query):
             return blockwise_attention.blockwise_attention(query, key, value, mask, self.scale)
-        value = F.pad(value, (0, max(0, query.shape[-1] - self.v)))
-        out = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=mask is None, scale=self.scale
-        )
-        return out[..., : self.v]
+        return sdpa_attend(query, key, value, mask, self.scale)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from mtp.config import ModelConfig
 from mtp.model.block import Blocks
 from mtp.model.decoding import PassInput
+from mtp.model.masks import AttentionMask
 from mtp.model.norm import RMSNorm
 from mtp.model.rotary import RotaryEmbedding, Rotation
 
@@ -19,7 +20,7 @@ class Backbone(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary = RotaryEmbedding(config)
 
-    def forward(self, embedded: Tensor, rotation: Rotation, mask: Tensor | None) -> Tensor:
+    def forward(self, embedded: Tensor, rotation: Rotation, mask: AttentionMask | None) -> Tensor:
         """Token embeddings (B, T, d) -> h^0 (B, T, d), after the final norm."""
         x = embedded
         for block in self.layers:

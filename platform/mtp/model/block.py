@@ -1,13 +1,16 @@
 """One transformer layer: attention, then a dense or MoE feed-forward, each pre-normed and added to the stream."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mtp.config import ModelConfig
 from mtp.model.attention import LatentAttention
 from mtp.model.decoding import PassInput
+from mtp.model.masks import AttentionMask
 from mtp.model.mlp import SwiGLU
 from mtp.model.moe import MoE
 from mtp.model.norm import RMSNorm
@@ -29,15 +32,31 @@ class Block(nn.Module):
             self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
         self.checkpoint_activations = False
 
-    def forward(self, x: Tensor, rotation: Rotation, mask: Tensor | None) -> Tensor:
-        """x (B, T, d), rotation (T, rope/2) each, mask (B, 1, T, T) bool or None for causal -> (B, T, d)."""
+    def forward(self, x: Tensor, rotation: Rotation, mask: AttentionMask | None) -> Tensor:
+        """x (B, T, d), rotation (T, rope/2) each, mask of `attention_mask` or None for causal -> (B, T, d)."""
         if self.checkpoint_activations:
-            return checkpoint(self._run, x, rotation, mask, use_reentrant=False)
+            return checkpoint(self._run, x, rotation, mask, use_reentrant=False, context_fn=self._passes)
         return self._run(x, rotation, mask)
 
-    def _run(self, x: Tensor, rotation: Rotation, mask: Tensor | None) -> Tensor:
+    def _run(self, x: Tensor, rotation: Rotation, mask: AttentionMask | None) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), rotation, mask)
         return x + self.mlp(self.post_attention_layernorm(x))
+
+    def compile_run(self) -> None:
+        """Compile the layer; recomputing its activations stays outside of what is compiled."""
+        self._run = torch.compile(self._run, dynamic=False)  # type: ignore[method-assign]
+
+    def _passes(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Around the first forward, and around the one in the backward that computes its activations again."""
+        return nullcontext(), self._recomputing()
+
+    @contextmanager
+    def _recomputing(self) -> Iterator[None]:
+        self.mlp.recomputing = True
+        try:
+            yield
+        finally:
+            self.mlp.recomputing = False
 
     def decode(self, x: Tensor, rotation: Rotation, pass_input: PassInput, layer: int) -> Tensor:
         """The same for q new tokens (B, q, d) over the cache; `layer` is the cache's layer."""

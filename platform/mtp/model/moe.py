@@ -28,6 +28,8 @@ class MoE(nn.Module):
             width = config.moe_intermediate_size * config.n_shared_experts
             self.shared_experts = SwiGLU(config.hidden_size, width)
         self.record_balance = False
+        self.recomputing = False
+        """Set while activation checkpointing runs a forward again, whose tokens were counted before."""
         self.balance_loss: Tensor | None = None
         counts = torch.zeros(config.n_routed_experts, dtype=torch.int64)
         self.register_buffer("tokens_per_expert", counts, persistent=False)
@@ -42,6 +44,11 @@ class MoE(nn.Module):
         out = self.experts(flat, chosen, weights, counts).view_as(x)
         return out if self.shared_experts is None else out + self.shared_experts(x)
 
+    @property
+    def bias(self) -> Tensor:
+        """The gate's correction bias (E,)."""
+        return self.gate.e_score_correction_bias
+
     def reset_counts(self) -> None:
         """Forget the counts; call after each optimizer step."""
         self.tokens_per_expert.zero_()
@@ -49,10 +56,10 @@ class MoE(nn.Module):
     @torch.no_grad()
     def update_expert_bias(self, counts: Tensor, speed: float) -> None:
         """b += gamma * sign(mean(load) - load) with the counts (E,) of the global batch."""
-        bias = self.gate.e_score_correction_bias
-        bias.copy_(updated_bias(bias, counts.to(bias.device), speed))
+        self.bias.copy_(updated_bias(self.bias, counts.to(self.bias.device), speed))
 
     def _record(self, scores: Tensor, chosen: Tensor, counts: Tensor, rows: torch.Size) -> None:
-        self.tokens_per_expert += counts
+        if not self.recomputing:
+            self.tokens_per_expert += counts
         if self.record_balance:
             self.balance_loss = sequence_balance(scores.unflatten(0, rows), chosen.unflatten(0, rows))

@@ -13,7 +13,7 @@ from mtp.model.backbone import Backbone
 from mtp.model.block import Block
 from mtp.model.decoding import PassInput
 from mtp.model.initialization import initialize
-from mtp.model.masks import document_mask
+from mtp.model.masks import AttentionShape, attention_mask
 from mtp.model.moe import MoE
 from mtp.model.prediction import PREDICTION_MODULES, TrainingPass
 
@@ -58,7 +58,7 @@ class MTPModel(nn.Module):
             MTPError: T is 0, below n_future or beyond max_position_embeddings, or an id is not in the vocabulary.
         """
         self._check(tokens, document)
-        mask = None if document is None else document_mask(document)
+        mask = None if document is None else attention_mask(document, self._attention_shape(tokens))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not detach_backbone):
             embedded = self.model.embed_tokens(tokens)
             rotation = self.model.rotary.prefix(tokens.shape[1], embedded)
@@ -106,6 +106,23 @@ class MTPModel(nn.Module):
         for module in self.modules():
             if isinstance(module, Block):
                 module.checkpoint_activations = enabled
+
+    def compile_layers(self) -> None:
+        """Let torch.compile translate each layer at its first forward; call before anything wraps the model."""
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.compile_run()
+
+    def _attention_shape(self, tokens: Tensor) -> AttentionShape:
+        config, weight = self.config, self.model.embed_tokens.weight
+        return AttentionShape(
+            device=tokens.device,
+            dtype=weight.dtype,
+            heads=config.num_attention_heads,
+            length=tokens.shape[1],
+            key=config.qk_nope_head_dim + config.qk_rope_head_dim,
+            value=config.v_head_dim,
+        )
 
     def _check(self, tokens: Tensor, document: Tensor | None) -> None:
         if tokens.dim() != 2 or 0 in tokens.shape:

@@ -14,14 +14,18 @@ from mtp.objective import MTPObjective, Targets
 class LossModule(nn.Module):
     """tokens -> (this micro-batch's share of the global loss, sums of its metrics)."""
 
-    def __init__(self, model: MTPModel, objective: MTPObjective) -> None:
+    def __init__(self, model: MTPModel, objective: MTPObjective, *, document_mask: bool = True) -> None:
         super().__init__()
+        self.document_mask = document_mask
         self.model = model
         self.objective = objective
-        config = objective.config
-        if config.balance_alpha:
+        self.config = model.config
+        """Where DeepSpeed's AutoEP reads how tokens are routed."""
+        self.balance_loss = model.balance_loss
+        """Sum over MoE layers of the last training forward's balance loss."""
+        if objective.config.balance_alpha:
             model.record_balance()
-        if config.detach_backbone:
+        if objective.config.detach_backbone:
             freeze_backbone(model)
 
     def forward(
@@ -50,12 +54,13 @@ class LossModule(nn.Module):
         """
         config = self.objective.config
         targets = Targets(ids, weights, (document >= 0).sum(dtype=torch.float32))
-        hiddens = self.model(tokens, document, detach_backbone=config.detach_backbone)
+        seen = document if self.document_mask else None
+        hiddens = self.model(tokens, seen, detach_backbone=config.detach_backbone)
         heads = self.model.heads(detach_backbone=config.detach_backbone)
         output = self.objective(hiddens, heads, targets, lambdas, denominators)
         loss = output.loss
         if config.balance_alpha and self.training:
-            loss = loss + config.balance_alpha * share * self.model.balance_loss()
+            loss = loss + config.balance_alpha * share * self.balance_loss()
         return loss, output.sums()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mtp.config import ModelConfig
 from mtp.model.decoding import PassInput
+from mtp.model.masks import AttentionMask
 from mtp.model.rotary import RotaryEmbedding, Rotation
 
 
@@ -22,8 +23,8 @@ class TrainingPass:
     embedded: Tensor
     """(B, T, d): embeddings of the tokens."""
     rotation: Rotation
-    mask: Tensor | None
-    """(B, 1, T, T) bool, or None for causal."""
+    mask: AttentionMask | None
+    """Of `attention_mask`, or None for causal."""
 
 
 class PredictionModules(nn.Module):
