@@ -8,6 +8,7 @@ from mtp.config.objective import ObjectiveConfig
 from mtp.config.train import TrainConfig
 from mtp.model import MTPModel
 from mtp.objective import MTPObjective
+from mtp.train.acceleration import accelerate
 from mtp.train.engine import Engine
 from mtp.train.experts import ExpertBalance
 from mtp.train.loss_module import LossModule
@@ -40,7 +41,9 @@ def rows(step):
 class Training:
     """What a worker builds, without Ray; from the checkpoint in `folder` if it is given."""
 
-    def __init__(self, world, stage=1, accumulation=1, experts=4, folder=None, wrote=None, objective=None, **train):
+    def __init__(
+        self, world, stage=1, accumulation=1, experts=4, folder=None, wrote=None, objective=None, model=None, **train
+    ):
         self.world, self.rank = world, torch.distributed.get_rank()
         config = TrainConfig.model_validate(
             {
@@ -54,18 +57,19 @@ class Training:
         )
         loss_config = ObjectiveConfig.model_validate({"balance_alpha": 0.01, **(objective or {})})
         torch.manual_seed(0)
-        self.model = MTPModel(ModelConfig.model_validate({**SIZES, "n_routed_experts": experts}))
+        self.model = MTPModel(ModelConfig.model_validate({**SIZES, "n_routed_experts": experts, **(model or {})}))
         mtp_objective = MTPObjective(loss_config, self.model.config.n_future)
+        accelerate(self.model, config)
         module = LossModule(self.model, mtp_objective)
         saved = SavedState(LOCAL, str(folder), wrote) if folder else None
         if saved:
             saved.load_weights(module)
-        self.experts = ExpertBalance(self.model, speed=0.01)
+        self.experts = ExpertBalance(module, speed=0.01)
         self.engine = Engine(module, config, CPU, accumulation)
-        self.experts.restore_precision()
+        self.experts.engine_made()
         if saved:
             saved.load_optimizer(self.engine, 2)
-        self.runner = StepRunner(self.engine, mtp_objective, self.experts, CPU, config.rows_per_forward)
+        self.runner = StepRunner(self.engine, mtp_objective, self.experts, CPU, config.rows_per_forward(world))
 
     def steps(self, numbers):
         mine = slice(self.rank * ROWS // self.world, (self.rank + 1) * ROWS // self.world)
@@ -81,10 +85,10 @@ class Training:
         torch.distributed.barrier()
 
     def weights(self):
-        return {name: self.engine.whole_weight(name).clone() for name in self.engine.weight_names()}
+        return {name: self.engine.state.whole_weight(name).clone() for name in self.engine.state.weight_names()}
 
     def biases(self):
-        return [layer.gate.e_score_correction_bias.clone() for layer in self.model.expert_layers()]
+        return [bias.clone() for bias in self.experts.biases()]
 
 
 def serialized(share):

@@ -75,7 +75,7 @@ def train(engine, steps, accumulation, world, poison=None):
 
 
 def weights(engine):
-    return {name: engine.whole_weight(name).clone() for name in engine.parameter_names()}
+    return {name: engine.state.whole_weight(name).clone() for name in engine.state.parameter_names()}
 
 
 def every_accumulation(stage):
@@ -126,7 +126,7 @@ def trial_steps(stage):
         x, target = batch(step)
         engine.backward(engine.forward(x[:4], target[:4]))
         engine.step(0.0)
-    engine.reset_optimizer(0)
+    engine.state.reset_optimizer(0)
     losses, _ = train(engine, range(STEPS), 1, 2)
     return losses
 

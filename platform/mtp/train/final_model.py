@@ -13,7 +13,6 @@ from mtp.tokenizer import Tokenizer
 from mtp.train.collective import from_rank_zero
 from mtp.train.engine import Engine
 from mtp.train.run_folder import RunFolder
-from mtp.train.state import persistent_buffers
 
 MODEL = "model"
 _PREFIX = "model."
@@ -36,12 +35,12 @@ def write_final_model(engine: Engine, config: Config, tokenizer: Tokenizer, fold
 def whole_state(engine: Engine, dtype: torch.dtype, keep: bool) -> dict[str, Tensor]:
     """The model's state dict in `dtype` (buffers in fp32) on the CPU; empty where not kept. Collective."""
     state: dict[str, Tensor] = {}
-    for name in engine.weight_names():
-        weight = engine.whole_weight(name)
+    for name in engine.state.weight_names():
+        weight = engine.state.whole_weight(name)
         if keep:
             state[name.removeprefix(_PREFIX)] = weight.to("cpu", dtype, copy=True).contiguous()
     if keep:
-        for name, buffer in persistent_buffers(engine.module).items():
+        for name, buffer in engine.state.buffers().items():
             state[name.removeprefix(_PREFIX)] = buffer.to("cpu", copy=True)
     return state
 

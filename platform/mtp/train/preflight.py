@@ -47,19 +47,6 @@ def check_data(config: Config) -> TrainingData:
     return train
 
 
-def check_sharding(config: Config) -> None:
-    """Refuse what DeepSpeed does not do.
-
-    Raises:
-        UsageError: naming the reason and what to use instead.
-    """
-    train = config.train
-    if train.dtype == "bfloat16" and train.zero_stage == 0:
-        raise UsageError(
-            "train.dtype bfloat16 with train.zero_stage 0 keeps no fp32 master weights in DeepSpeed; use zero_stage 1"
-        )
-
-
 def uses_gpu(config: Config) -> bool:
     """Whether the workers get a GPU each.
 
@@ -80,14 +67,14 @@ def check_resources(config: Config, use_gpu: bool, say: Callable[[str], None]) -
         MTPError: others keep the resources occupied.
     """
     train = config.train
-    needs = {"CPU": train.num_workers * train.cpus_per_worker + _STREAM_CPUS}
+    needs = {"CPU": train.min_workers * train.cpus_per_worker + _STREAM_CPUS}
     if use_gpu:
-        needs["GPU"] = float(train.num_workers)
+        needs["GPU"] = float(train.min_workers)
     total = ray.cluster_resources()
     for resource, need in needs.items():
         if total.get(resource, 0) + _EPSILON < need:
             raise UsageError(
-                f"training needs {need:g} {resource}s ({train.num_workers} workers and the row stream), but the Ray "
+                f"training needs {need:g} {resource}s ({train.min_workers} workers and the row stream), but the Ray "
                 f"cluster has {total.get(resource, 0):g}; lower train.num_workers or train.cpus_per_worker"
             )
     _wait_for(needs, say)

@@ -13,7 +13,8 @@ from pyarrow.fs import FileSystem
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from mtp.train.engine import OPTIMIZER_STATES, Engine
+from mtp.train.engine import Engine
+from mtp.train.partitions import OPTIMIZER_STATES
 
 _WEIGHT, _BUFFER, _RANDOM = "weight:", "buffer:", "random_state"
 
@@ -35,17 +36,18 @@ def owners(sizes: Mapping[str, int], world: int) -> dict[str, int]:
 
 def collect(engine: Engine, rank: int) -> dict[str, Tensor]:
     """This rank's share of the training state, on the CPU. Collective: every rank calls it at the same step."""
-    owner = owners(engine.weight_sizes(), engine.world)
+    state = engine.state
+    owner = owners(state.weight_sizes(), engine.world)
     share: dict[str, Tensor] = {_RANDOM: torch.get_rng_state()}
-    trained = set(engine.parameter_names())
-    for name in engine.weight_names():
-        weight = engine.whole_weight(name)
-        moments = {key: engine.whole_state(name, key) for key in OPTIMIZER_STATES if name in trained}
+    trained = set(state.parameter_names())
+    for name in state.weight_names():
+        weight = state.whole_weight(name)
+        moments = {key: state.whole_state(name, key) for key in OPTIMIZER_STATES if name in trained}
         if owner[name] == rank:
             share[_WEIGHT + name] = _plain(weight)
             share |= {f"{key}:{name}": _plain(moment) for key, moment in moments.items()}
     if rank == 0:
-        share |= {_BUFFER + name: _plain(buffer) for name, buffer in persistent_buffers(engine.module).items()}
+        share |= {_BUFFER + name: _plain(buffer) for name, buffer in state.buffers().items()}
     return share
 
 
@@ -78,18 +80,12 @@ class SavedState:
 
     def load_optimizer(self, engine: Engine, applied_steps: int) -> None:
         """Adam's moments and the fp32 masters into an engine made of the module that `load_weights` filled."""
-        engine.restore(self.moments, self.weights, applied_steps)
+        engine.state.restore(self.moments, self.weights, applied_steps)
 
     def load_random_state(self, rank: int) -> None:
         """This rank's generator, if a rank of that number wrote the checkpoint."""
         if rank < len(self._random):
             torch.set_rng_state(self._random[rank])
-
-
-def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
-    """The buffers that belong to the state dict, by name."""
-    names = module.state_dict().keys()
-    return {name: buffer for name, buffer in module.named_buffers() if name in names}
 
 
 def _plain(tensor: Tensor) -> Tensor:

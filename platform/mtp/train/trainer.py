@@ -22,10 +22,13 @@ from mtp.errors import MTPError
 from mtp.train.channel import listening, open_channel
 from mtp.train.events import Notice, OnProgress
 from mtp.train.manifest import newest_whole
-from mtp.train.preflight import check_data, check_resources, check_sharding, repair_run_folder, uses_gpu
+from mtp.train.preflight import check_data, check_resources, repair_run_folder, uses_gpu
 from mtp.train.run_folder import RunFolder, TrainResult, fixed_values
+from mtp.train.sharding import check_sharding
 from mtp.train.worker import WorkerJob, train_worker
 
+_RESIZE_S = 30.0
+"""Seconds between looks at whether an elastic group can grow."""
 _GROUP_SHUTDOWN = "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"
 _HEALTH_CHECK = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
 
@@ -73,7 +76,10 @@ def _trainer(config: Config, folder: RunFolder, use_gpu: bool, job: WorkerJob) -
             backend="nccl" if use_gpu else "gloo", timeout_s=train.faults.collective_timeout_s
         ),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=train.num_workers, use_gpu=use_gpu, resources_per_worker=resources
+            num_workers=train.num_workers,
+            use_gpu=use_gpu,
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=_RESIZE_S,
         ),
         run_config=ray.train.RunConfig(
             name=folder.name,
