@@ -34,18 +34,21 @@ class Subscription:
         """From the engine's thread."""
         self._loop.call_soon_threadsafe(self.deliver, output)
 
-    async def outputs(self) -> AsyncIterator[StepOutput]:
-        """Until the one with a finish reason.
+    async def outputs(self) -> AsyncIterator[list[StepOutput]]:
+        """What has come since the last time, until the output with a finish reason.
 
         Raises:
             EngineStoppedError: the engine's thread has ended.
         """
         while True:
-            output = await self._outputs.get()
-            if output is None:
+            arrived = [await self._outputs.get()]
+            while not self._outputs.empty():
+                arrived.append(self._outputs.get_nowait())
+            steps = [output for output in arrived if output is not None]
+            if len(steps) < len(arrived):
                 raise EngineStoppedError("the engine has stopped")
-            yield output
-            if output.finish_reason is not None:
+            yield steps
+            if steps[-1].finish_reason is not None:
                 return
 
 
@@ -67,7 +70,7 @@ class EngineLoop:
         return self._thread.is_alive() and self._failure is None
 
     @asynccontextmanager
-    async def submit(self, request: Request) -> AsyncIterator[AsyncIterator[StepOutput]]:
+    async def submit(self, request: Request) -> AsyncIterator[AsyncIterator[list[StepOutput]]]:
         """The outputs of `request`; leaving the block early cancels it.
 
         Raises:

@@ -1,23 +1,47 @@
-"""From a model URI to a service that is ready: fetch, load, build the engine, warm up. Knows no HTTP and no ray."""
+"""From a model URI to an engine that is ready: fetch, load, build, warm up. Knows no HTTP and no ray."""
 
+import json
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mtp.checkpoint import load_model
 from mtp.config import ServeConfig
 from mtp.decode import Engine, EngineOptions, Request, Sampling, default_speculation
+from mtp.errors import MTPError
 from mtp.model import MTPModel
 from mtp.registry import fetch_model
 from mtp.tokenizer import Tokenizer
 from serve.engine_loop import EngineLoop
-from serve.metrics import Metrics
-from serve.service import Service
+from serve.engine_metrics import EngineMetrics
 
 WARM_UP_TOKENS = 8
 
 
-def load_service(model_uri: str, model_name: str, config: ServeConfig, tracking_uri: str | None = None) -> Service:
+@dataclass
+class Loaded:
+    """One model and its engine, at work."""
+
+    model_uri: str
+    tokenizer: Tokenizer
+    engine: Engine
+    loop: EngineLoop
+    metrics: EngineMetrics
+    n_future: int
+    decoder: str
+    chat_template: str | None
+    special_tokens: dict[str, str]
+    started: float = field(default_factory=time.time)
+
+    def load_now(self) -> dict[str, float]:
+        """Work that waits here, and how fast it goes (autoscaling.py)."""
+        return self.metrics.load()
+
+
+def load(model_uri: str, model_name: str, config: ServeConfig, tracking_uri: str | None = None) -> Loaded:
     """Load `model_uri` and make it ready to answer.
 
     Raises:
@@ -25,21 +49,53 @@ def load_service(model_uri: str, model_name: str, config: ServeConfig, tracking_
     """
     torch.set_num_threads(config.num_threads)
     folder = fetch_model(model_uri, tracking_uri)
-    return service_of(folder, model_uri, model_name, config)
-
-
-def service_of(folder: Path, model_uri: str, model_name: str, config: ServeConfig) -> Service:
-    """The service of the model in `folder`."""
     device = "cuda" if config.num_gpus and torch.cuda.is_available() else "cpu"
     model = load_model(folder, device=device)
     tokenizer = Tokenizer.load(folder)
     engine = Engine(model, eos_ids=(tokenizer.eos_id,), options=_options(config))
     _warm_up(engine, model)
-    if model.config.prediction.kind == "none" and config.decoder == "mtp":
-        config = config.model_copy(update={"decoder": "standard", "num_draft_tokens": None})
-    metrics = Metrics(engine, model_name)
-    loop = EngineLoop(engine, metrics.step)
-    return Service(model_name, model_uri, tokenizer, engine, loop, config, metrics)
+    metrics = EngineMetrics(engine, model_name, model_uri)
+    return Loaded(
+        model_uri=model_uri,
+        tokenizer=tokenizer,
+        engine=engine,
+        loop=EngineLoop(engine, metrics.step),
+        metrics=metrics,
+        n_future=model.config.prediction.n_future,
+        decoder="standard" if model.config.prediction.kind == "none" else config.decoder,
+        chat_template=chat_template(folder),
+        special_tokens=special_tokens(folder),
+    )
+
+
+def chat_template(folder: Path) -> str | None:
+    """The template that comes with a model: chat_template.jinja, else the entry of tokenizer_config.json."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = _tokenizer_config(folder).get("chat_template")
+    return template if isinstance(template, str) else None
+
+
+def special_tokens(folder: Path) -> dict[str, str]:
+    """The tokens that templates name: bos_token, eos_token and their like."""
+    found = {}
+    for name, value in _tokenizer_config(folder).items():
+        text = value.get("content") if isinstance(value, dict) else value
+        if name.endswith("_token") and isinstance(text, str):
+            found[name] = text
+    return found
+
+
+def _tokenizer_config(folder: Path) -> dict[str, Any]:
+    file = folder / "tokenizer_config.json"
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MTPError(f"{file} is not valid JSON ({error}); mend it or leave it out") from None
+    return found if isinstance(found, dict) else {}
 
 
 def _options(config: ServeConfig) -> EngineOptions:
@@ -63,5 +119,5 @@ def _warm_up(engine: Engine, model: MTPModel) -> None:
     while engine.has_work:
         for output in engine.step():
             if output.error is not None:
-                raise RuntimeError(f"warm-up failed: {output.error}")
+                raise MTPError(f"the model does not decode: {output.error}")
     engine.stats.reset()

@@ -1,31 +1,74 @@
-"""The one deployment: loads a model, warms it up, and answers HTTP from the process that decodes.
+"""The engine deployment: one model version, decoding. Streams of steps go to the gateway (gateway.py).
 
-Streams do not cross to a second deployment: that costs a factor of ten in tokens a second (docs/serving.md).
+Knows token ids and the engine; nothing of HTTP, text, keys or other versions.
 """
 
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI
-from ray import serve
-
 from mtp.config import ServeConfig
-from serve.app import create_app
-from serve.loading import load_service
+from mtp.decode import Request, StepOutput
+from serve.loading import Loaded, load
 
 
-def _build_app() -> FastAPI:
-    return create_app(lambda: serve.get_replica_context().servable_object.service)
+@dataclass(frozen=True)
+class Description:
+    """What the gateway has to know of a version to speak for it."""
+
+    model_uri: str
+    tokenizer: str
+    """The content of tokenizer.json."""
+    chat_template: str | None
+    special_tokens: dict[str, str]
+    """The tokens that a template may name, such as `eos_token`."""
+    max_model_len: int
+    n_future: int
+    decoder: str
+    """Used when a request names none."""
 
 
-@serve.ingress(_build_app)
 class Replica:
-    """One engine and its ingress."""
+    """One engine."""
 
     def __init__(self, model_uri: str, model_name: str, config: dict[str, Any], tracking_uri: str | None) -> None:
         """Returns when the model is loaded and warm; Ray Serve sends no request before."""
-        self.service = load_service(model_uri, model_name, ServeConfig.model_validate(config), tracking_uri)
+        self._loaded: Loaded = load(model_uri, model_name, ServeConfig.model_validate(config), tracking_uri)
+
+    def describe(self) -> Description:
+        """What the gateway has to know."""
+        loaded = self._loaded
+        return Description(
+            model_uri=loaded.model_uri,
+            tokenizer=loaded.tokenizer.to_json(),
+            chat_template=loaded.chat_template,
+            special_tokens=loaded.special_tokens,
+            max_model_len=loaded.engine.max_model_len,
+            n_future=loaded.n_future,
+            decoder=loaded.decoder,
+        )
+
+    async def generate(self, request: Request) -> AsyncIterator[list[StepOutput]]:
+        """The steps of one request: an empty list when the engine has taken it, then what has come since the last.
+
+        Raises:
+            UsageError: the engine refuses the request.
+            EngineStoppedError: the engine's thread has ended.
+        """
+        async with self._loaded.loop.submit(request) as outputs:
+            yield []
+            async for steps in outputs:
+                yield steps
 
     def check_health(self) -> None:
         """Ray Serve replaces the replica when this raises."""
-        if not self.service.loop.alive:
+        if not self._loaded.loop.alive:
             raise RuntimeError("the engine's thread has ended")
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What autoscaling.py reads."""
+        return self._loaded.load_now()
+
+    async def record_routing_stats(self) -> dict[str, float]:
+        """What prefix_router.py reads."""
+        return {"cache_use": self._loaded.engine.cache_use}

@@ -1,26 +1,54 @@
 """The Ray Serve application."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from mtp.config.base import Section
 
 
-class ServeConfig(Section):
-    """One served model: where it listens and how its replicas decode."""
+class AutoscalingConfig(Section):
+    """How the number of a model's replicas follows the load; `policy: none` keeps `serve.num_replicas`."""
 
-    app_name: str = "mtp"
+    policy: Literal["none", "requests", "tokens"] = "none"
+    """`requests`: Ray Serve's own, on ongoing requests. `tokens`: on tokens in flight and the wait for them."""
+    min_replicas: NonNegativeInt = 1
+    """0 lets an idle model go; its next request waits for a replica to load."""
+    max_replicas: PositiveInt = 2
+    target_requests: PositiveFloat = 4
+    """Policy `requests`: ongoing requests that one replica should have."""
+    target_wait_s: PositiveFloat = 2.0
+    """Policy `tokens`: seconds in which the tokens in flight should be gone."""
+    upscale_delay_s: NonNegativeFloat = 2.0
+    downscale_delay_s: NonNegativeFloat = 60.0
+
+    @model_validator(mode="after")
+    def _bounds_agree(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas ({self.min_replicas}) is more than max_replicas ({self.max_replicas})")
+        return self
+
+
+class ServeConfig(Section):
+    """Served models: where they listen, who may use them, and how their replicas decode."""
+
+    app_name: str = Field(default="mtp", pattern=r"^[a-z][a-z0-9-]{0,30}$")
     host: str = "127.0.0.1"
+    """Other addresses need API keys (`mtp keys add`); without any the endpoint stays on the loopback address."""
     port: int = Field(default=8000, gt=0, lt=65536)
+    num_gateways: PositiveInt = 1
+    """Processes that speak HTTP; rate limits count in each."""
     num_replicas: PositiveInt = 1
+    """Engines of one model."""
+    autoscaling: AutoscalingConfig = AutoscalingConfig()
     num_cpus: PositiveFloat = 0.5
     num_gpus: float = Field(default=0, ge=0)
     num_threads: PositiveInt = 1
     """Threads of one replica's tensor operations on the CPU."""
     max_ongoing_requests: PositiveInt = 32
+    """Completions that one replica holds, running or in its queue."""
     max_queued_requests: NonNegativeInt = 64
-    """Completions beyond max_ongoing_requests that a replica accepts; more are answered with 429."""
+    """Completions that wait at the gateway for a replica; more are answered with 429."""
     max_batch_size: PositiveInt = 8
     """Requests that one replica decodes together."""
     max_model_len: PositiveInt | None = None
@@ -31,6 +59,23 @@ class ServeConfig(Section):
     """Blocks (of 16 tokens) of the latent cache; unset: enough for max_batch_size requests of max_model_len."""
     prefix_caching: bool = True
     """Keep what requests computed for later ones that begin alike, while nobody needs the memory."""
+    prefix_routing: bool = True
+    """Send a prompt to the replica that has its beginning in the cache, unless that one is busier by far."""
     decoder: Literal["standard", "mtp"] = "mtp"
     num_draft_tokens: NonNegativeInt | None = None
     """Drafts a step; unset: n_future - 1."""
+    api_keys: str | None = None
+    """File of API keys; unset: api_keys.json in the state folder. Without a key in it, everybody may ask."""
+    max_completion_tokens: PositiveInt | None = None
+    """Most tokens that a request may ask for; unset: what max_model_len leaves."""
+    max_body_bytes: PositiveInt = 16 * 2**20
+    request_timeout_s: PositiveFloat = 600
+    """Longest that one request may take, waiting included."""
+    cors_origins: list[str] = []
+    """Web pages of other origins that browsers let in, such as https://example.com; none by default."""
+    log_prompts: bool = False
+    """Write prompts and outputs into the log, beside the counts."""
+    follow_alias_s: PositiveFloat = 10
+    """How often a deployment of models:/NAME@ALIAS looks whether the alias has moved."""
+    telemetry_minutes: PositiveFloat = 5
+    """How often measured acceptance is written to the model's version in the registry."""

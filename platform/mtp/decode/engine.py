@@ -20,6 +20,8 @@ from mtp.decode.drafting import Drafting
 from mtp.decode.grammar import GrammarCompiler
 from mtp.decode.logprobs import add_prompt_logprobs, token_logprobs
 from mtp.decode.module_drafter import ModuleDrafter
+from mtp.decode.network import Window
+from mtp.decode.network_choice import choose_network
 from mtp.decode.options import EngineOptions
 from mtp.decode.penalties import TokenCounts
 from mtp.decode.request import FinishReason, Request, StepOutput, Token
@@ -159,14 +161,14 @@ class Engine:
         for place, sequence in enumerate(sequences):
             if sequence.prompt_logprobs is not None:
                 states = hidden[place, : counts[place]]
-                add_prompt_logprobs(sequence, int(starts[place]), self.model.logits(states))
+                add_prompt_logprobs(sequence, int(starts[place]), self._network.logits(states))
         done = [place for place, sequence in enumerate(sequences) if not sequence.uncomputed]
         if not done:
             self.stats.prefill_seconds += time.perf_counter() - began
             return []
         last = hidden[done, torch.from_numpy(counts[done] - 1)].unsqueeze(1)
         emitters = [sequences[place] for place in done]
-        alive = self._emit(emitters, self.model.logits(last), self._no_drafts(len(done)), outputs, began)
+        alive = self._emit(emitters, self._network.logits(last), self._no_drafts(len(done)), outputs, began)
         self.stats.prefill_seconds += time.perf_counter() - began
         return alive
 
@@ -179,7 +181,7 @@ class Engine:
         for sequence in sequences:
             sequence.computed += 1
         drafted = self._drafting.take(sequences, drafts, tokens)
-        alive = self._emit(sequences, self.model.logits(hidden), drafted, outputs, began)
+        alive = self._emit(sequences, self._network.logits(hidden), drafted, outputs, began)
         self.stats.verify_seconds += time.perf_counter() - began
         return alive
 
@@ -192,7 +194,7 @@ class Engine:
         rows = row_numbers(sequences)
         starts = np.array([sequence.computed for sequence in sequences])
         tokens = self._rows.read(rows, self._rows.window(starts, counts))
-        return starts, tokens, self.model.decode_backbone(tokens, self._rows.plan(rows, starts, counts))
+        return starts, tokens, self._network.backbone(tokens, Window(rows, starts, counts))
 
     def _emit(
         self,
@@ -278,9 +280,10 @@ class Engine:
         self._pages = LatentPages(config, layers, blocks, options.block_size, weight.device, weight.dtype)
         self._pool = BlockPool(blocks)
         self._rows = Rows(options.max_batch_size, self.max_model_len, depth, self._limits.lookup + drafts, self._pages)
+        self._network = choose_network(model, self._rows, self._pages, options)
         self._scheduler = Scheduler(options, self._pool, self._rows)
         self._verifier = Verifier(self.eos_ids, config.vocab_size, weight.device)
-        modules = ModuleDrafter(model, self._rows, depth, options.max_batch_size) if depth else None
+        modules = ModuleDrafter(model, self._network, self._rows, depth, options.max_batch_size) if depth else None
         self._drafting = Drafting(
             modules, self._rows, self._verifier, config.vocab_size, self.max_model_len, self.stats
         )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mtp.decode.hidden_ring import HiddenRing
+from mtp.decode.network import Network, Window
 from mtp.decode.rows import Rows, row_numbers
 from mtp.decode.sequence import Sequence
 from mtp.model import MTPModel
@@ -31,9 +32,10 @@ Choose = Callable[[np.ndarray, Tensor, int], Tensor]
 class ModuleDrafter:
     """Up to `depth` drafts a step. For chained kinds `depth` may exceed the trained modules: the last one recurses."""
 
-    def __init__(self, model: MTPModel, rows: Rows, depth: int, size: int) -> None:
+    def __init__(self, model: MTPModel, network: Network, rows: Rows, depth: int, size: int) -> None:
         weight = model.model.embed_tokens.weight
-        self._model = model
+        self._config = model.config
+        self._network = network
         self._rows = rows
         self._chained = model.prediction.chained
         self._levels = depth if self._chained else 1
@@ -100,7 +102,7 @@ class ModuleDrafter:
                 valid = np.arange(positions.shape[1]) < window[:, None]
                 self._ring.write(k, self._ring.places(chosen, positions, valid), hidden)
             self._rows.filled[chosen, k - 1] = np.maximum(length - k, 0)
-            logits = self._model.logits(_last(hidden, window), horizon=self._horizon(k))
+            logits = self._network.logits(_last(hidden, window), horizon=self._horizon(k))
             drafts.append(self._place(pick, chosen, length + k - 1, choose(pick, logits, k - 1), len(rows)))
         return torch.stack(drafts, dim=1)
 
@@ -109,24 +111,24 @@ class ModuleDrafter:
         window = lengths - 1 - starts
         positions = self._rows.window(starts, window)
         hidden = self._ring.read(0, self._ring.places(rows, positions), positions.shape)
-        states = self._model.prediction.draft_hiddens(hidden, self._rows.plan(rows, starts, window))
+        states = self._network.horizons(hidden, Window(rows, starts, window))
         self._rows.filled[rows, 0] = lengths - 1
         drafts = []
         for k in range(1, int(counts.max()) + 1):
             pick = np.flatnonzero(counts >= k)
             state = _last(states[k - 1], window)[self._index(pick)]
-            ids = choose(pick, self._model.logits(state, horizon=k + 1), k - 1)
+            ids = choose(pick, self._network.logits(state, horizon=k + 1), k - 1)
             drafts.append(self._place(pick, rows[pick], lengths[pick] + k - 1, ids, len(rows)))
         return torch.stack(drafts, dim=1)
 
     def _run_module(self, k: int, rows: np.ndarray, starts: np.ndarray, counts: np.ndarray, hidden: Tensor) -> Tensor:
         """Module k (or all horizons at once, for their caches) over slots from `starts` on: h^k (B, q, d)."""
-        plan = self._rows.plan(rows, starts, counts)
+        window = Window(rows, starts, counts)
         if not self._chained:
-            self._model.prediction.draft_hiddens(hidden, plan)
+            self._network.horizons(hidden, window)
             return hidden
         tokens = self._rows.read(rows, self._rows.window(starts, counts) + k)
-        return self._model.prediction.decode(k, hidden, tokens, plan)
+        return self._network.module(k, hidden, tokens, window)
 
     def _carry(self, level: int, rows: np.ndarray, starts: np.ndarray, counts: np.ndarray, hidden: Tensor) -> None:
         """Keep the end of a chunk's states: the slots that are not final in the next module yet."""
@@ -145,7 +147,7 @@ class ModuleDrafter:
         return ids.new_zeros(total).index_copy_(0, self._index(pick), ids)
 
     def _horizon(self, k: int) -> int:
-        return min(k + 1, self._model.config.n_future)
+        return min(k + 1, self._config.n_future)
 
     def _index(self, pick: np.ndarray) -> Tensor:
         return self._rows.tensor(pick)

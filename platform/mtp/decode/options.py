@@ -1,6 +1,7 @@
 """The sizes of an engine: what it may hold and how much it does in a step."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from mtp.errors import UsageError
 
@@ -23,6 +24,11 @@ class EngineOptions:
     """Most drafts a step; None: n_future - 1."""
     prefix_caching: bool = True
     """Keep the blocks of finished requests for later ones that begin alike, as long as nobody needs the memory."""
+
+    compiled_step: Literal["auto", "on", "off"] = "auto"
+    """The C++ step on the processor: auto falls back to PyTorch where there is no compiler; on fails there."""
+    quantization: Literal["none", "int8"] = "none"
+    """int8: linear layers read as 8-bit whole numbers by the compiled step; changes the model's numbers a little."""
 
     def __post_init__(self) -> None:
         for name in ("max_batch_size", "max_batch_tokens", "block_size"):

@@ -1,0 +1,148 @@
+// Matrix products for few rows: y[r] = W x[r], each weight read once for up to four rows.
+//
+// Every product x[r].w[o] is summed in one order, eight lanes along the row and then the lanes, whatever the number of
+// rows beside it and whatever the tile. So a token's numbers do not depend on its batch, to the last bit.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace mtp {
+
+typedef float v8 __attribute__((vector_size(32)));
+typedef float v8_unaligned __attribute__((vector_size(32), aligned(4), may_alias));
+typedef int32_t i8 __attribute__((vector_size(32)));
+typedef int8_t bytes8 __attribute__((vector_size(8), aligned(1), may_alias));
+
+static inline v8 load8(const float* p) { return *(const v8_unaligned*)p; }
+static inline v8 load8(const int8_t* p) {
+  return __builtin_convertvector(__builtin_convertvector(*(const bytes8*)p, i8), v8);
+}
+static inline void store8(float* p, v8 x) { *(v8_unaligned*)p = x; }
+static inline float lanes(v8 s) { return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7])); }
+
+// A linear layer's weight: (out, in), fp32, or int8 with one scale a row (then `scale` is not null).
+struct Weight {
+  const void* data;
+  const float* scale;
+  int64_t out, in;
+};
+
+// R rows of x times C rows of w.
+template <class T, int R, int C>
+static inline void tile(const float* const* x, const T* w, long in, float total[R][C]) {
+  v8 sum[R][C] = {};
+  long k = 0;
+  for (; k + 8 <= in; k += 8) {
+    v8 weights[C];
+    for (int c = 0; c < C; c++) weights[c] = load8(w + c * in + k);
+    for (int r = 0; r < R; r++) {
+      const v8 row = load8(x[r] + k);
+      for (int c = 0; c < C; c++) sum[r][c] += row * weights[c];
+    }
+  }
+  for (int r = 0; r < R; r++)
+    for (int c = 0; c < C; c++) {
+      float value = lanes(sum[r][c]);
+      for (long j = k; j < in; j++) value = std::fma(x[r][j], (float)w[c * in + j], value);
+      total[r][c] = value;
+    }
+}
+
+// How a product lands: y = value * scale[o] * factor[r], written or added.
+struct Landing {
+  const float* scale;
+  const float* factor;
+  bool add;
+  void put(float* y, long o, int r, float value) const {
+    if (scale) value *= scale[o];
+    if (factor) value *= factor[r];
+    y[o] = add ? y[o] + value : value;
+  }
+};
+
+template <class T, int R, int C>
+static inline long columns(const float* const* x, float* const* y, int row, const T* w, long in, long o, long end,
+                           const Landing& landing) {
+  float total[R][C];
+  for (; o + C <= end; o += C) {
+    tile<T, R, C>(x, w + o * in, in, total);
+    for (int r = 0; r < R; r++)
+      for (int c = 0; c < C; c++) landing.put(y[r], o + c, row + r, total[r][c]);
+  }
+  return o;
+}
+
+template <class T, int R, int C>
+static inline void rows(const float* const* x, float* const* y, int row, const T* w, long in, long o, long end,
+                        const Landing& landing) {
+  o = columns<T, R, C>(x, y, row, w, in, o, end, landing);
+  columns<T, R, 1>(x, y, row, w, in, o, end, landing);
+}
+
+constexpr int ROW_CHUNK = 32;     // rows of x that stay in the second-level cache
+constexpr long COLUMN_CHUNK = 24;  // rows of w that stay in the first-level cache; every tile's width divides it
+
+template <class T>
+static void product(const float* const* x, float* const* y, int n, const T* w, long in, long begin, long end,
+                    const Landing& landing) {
+  for (int first = 0; first < n; first += ROW_CHUNK) {
+    const int last = first + ROW_CHUNK < n ? first + ROW_CHUNK : n;
+    for (long o = begin; o < end; o += COLUMN_CHUNK) {
+      const long stop = o + COLUMN_CHUNK < end ? o + COLUMN_CHUNK : end;
+      int r = first;
+      for (; r + 4 <= last; r += 4) rows<T, 4, 3>(x + r, y + r, r, w, in, o, stop, landing);
+      if (last - r == 3) rows<T, 3, 4>(x + r, y + r, r, w, in, o, stop, landing);
+      if (last - r == 2) rows<T, 2, 6>(x + r, y + r, r, w, in, o, stop, landing);
+      if (last - r == 1) rows<T, 1, 8>(x + r, y + r, r, w, in, o, stop, landing);
+    }
+  }
+}
+
+// y[r][begin..end) of n rows; `matrix` picks one of several weights stacked in `w` (experts, heads).
+static void linear(const Weight& w, const float* const* x, float* const* y, int n, long begin, long end,
+                   long matrix = 0, const float* factor = nullptr, bool add = false) {
+  const long offset = matrix * w.out * w.in;
+  const Landing landing{w.scale ? w.scale + matrix * w.out : nullptr, factor, add};
+  if (w.scale)
+    product((const float* const*)x, y, n, (const int8_t*)w.data + offset, w.in, begin, end, landing);
+  else
+    product((const float* const*)x, y, n, (const float*)w.data + offset, w.in, begin, end, landing);
+}
+
+static void rms_norm(const float* x, const float* weight, float eps, long size, float* y) {
+  v8 sum = {};
+  long k = 0;
+  for (; k + 8 <= size; k += 8) sum += load8(x + k) * load8(x + k);
+  float squares = lanes(sum);
+  for (long j = k; j < size; j++) squares = std::fma(x[j], x[j], squares);
+  const float factor = 1.0f / std::sqrt(squares / (float)size + eps);
+  for (long j = 0; j < size; j++) y[j] = x[j] * factor * weight[j];
+}
+
+// e^x for x <= 0 and somewhat above, eight at a time: Cephes' polynomial, within 2 units of the last place.
+static inline v8 exp8(v8 x) {
+  const v8 lowest = v8{} - 87.0f;
+  x = x < lowest ? lowest : x;
+  const v8 shifted = x * 1.44269504088896341f + 12582912.0f;  // rounds to an integer in the mantissa's low bits
+  const v8 n = shifted - 12582912.0f;
+  const v8 f = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  v8 p = v8{} + 1.9875691500e-4f;
+  p = p * f + 1.3981999507e-3f;
+  p = p * f + 8.3334519073e-3f;
+  p = p * f + 4.1665795894e-2f;
+  p = p * f + 1.6666665459e-1f;
+  p = p * f + 5.0000001201e-1f;
+  p = p * (f * f) + f + 1.0f;
+  const i8 power = (__builtin_convertvector(n, i8) + 127) << 23;
+  v8 scale;
+  std::memcpy(&scale, &power, sizeof scale);
+  return p * scale;
+}
+
+// gate[j] = silu(gate[j]) * up[j]
+static inline void swiglu(float* gate, const float* up, long begin, long end) {
+  for (long j = begin; j < end; j++) gate[j] = gate[j] / (1.0f + std::exp(-gate[j])) * up[j];
+}
+
+}  // namespace mtp

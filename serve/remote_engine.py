@@ -1,0 +1,143 @@
+"""One version's replicas, seen from the gateway as a single engine that outlives each of them.
+
+A request goes to a replica through Ray Serve's handle, which queues, routes and counts it. If the replica dies on the
+way, the request is given to another one together with what it has emitted, and goes on from there: greedy output is
+the same as if nothing had happened, sampled output is drawn from the same distribution. Knows no HTTP and no text.
+"""
+
+import dataclasses
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from ray.exceptions import ActorDiedError, ActorUnavailableError, TaskCancelledError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from mtp.decode import DecodeStats, Request, StepOutput
+from serve.engine_loop import EngineStoppedError
+from serve.errors import APIError
+
+MAX_REPLICAS_LOST = 3
+"""A request that has seen so many replicas die is suspected of killing them."""
+
+
+class RemoteEngine:
+    """Has the interface of EngineLoop.submit."""
+
+    def __init__(self, handle: "DeploymentHandle[Any]") -> None:
+        self._handle = handle.options(stream=True, method_name="generate")
+        self.resumed = 0
+        """Requests that went on on another replica."""
+
+    @asynccontextmanager
+    async def submit(self, request: Request) -> AsyncIterator[AsyncIterator[list[StepOutput]]]:
+        """The outputs of `request`; when the block begins a replica has taken it, and leaving it early cancels it.
+
+        Raises:
+            UsageError: the engine refuses the request.
+            APIError: too many requests wait (429), or no replica lives (503).
+        """
+        seeded = _with_seed(request)
+        attempt = _Attempt(self._handle, seeded)
+        await self._open(attempt)
+        steps = self._steps(attempt)
+        try:
+            yield steps
+        finally:
+            await steps.aclose()
+
+    async def _open(self, attempt: "_Attempt") -> None:
+        for _ in range(MAX_REPLICAS_LOST):
+            try:
+                await attempt.open()
+                return
+            except _LOST:
+                attempt.close()
+            except BackPressureError as error:
+                raise APIError(
+                    429,
+                    f"{error.num_queued_requests} requests are waiting, as many as may; try again later",
+                    code="overloaded",
+                    retry_after=1,
+                ) from None
+            except DeploymentUnavailableError:
+                raise APIError(503, "no replica of this model is running", code="unavailable", retry_after=5) from None
+        raise EngineStoppedError("replicas die while they take this request")
+
+    async def _steps(self, attempt: "_Attempt") -> AsyncIterator[list[StepOutput]]:
+        lost = 0
+        try:
+            while True:
+                try:
+                    async for steps in attempt.steps():
+                        yield steps
+                        if steps and steps[-1].finish_reason is not None:
+                            return
+                    raise EngineStoppedError("a replica ended a request without its last token")
+                except (*_LOST, EngineStoppedError) as error:
+                    lost += 1
+                    attempt.close()
+                    if lost >= MAX_REPLICAS_LOST:
+                        raise EngineStoppedError(f"{lost} replicas died under this request") from error
+                self.resumed += 1
+                attempt = attempt.continued()
+                await self._open(attempt)
+        finally:
+            attempt.close()
+
+
+_LOST = (ActorDiedError, ActorUnavailableError, TaskCancelledError)
+
+
+class _Attempt:
+    """A request on one replica, and what came of it there."""
+
+    def __init__(self, handle: "DeploymentHandle[Any]", request: Request, before: DecodeStats | None = None) -> None:
+        self._handle = handle
+        self._request = request
+        self._before = before or DecodeStats()
+        """What earlier replicas did for it."""
+        self._latest = DecodeStats()
+        self._emitted: list[int] = []
+        self._response: Any = None
+
+    async def open(self) -> None:
+        self._response = self._handle.remote(self._request)
+        await anext(aiter(self._response))
+
+    async def steps(self) -> AsyncIterator[list[StepOutput]]:
+        async for steps in self._response:
+            for output in steps:
+                self._emitted += [token.id for token in output.tokens]
+                self._latest = output.so_far
+                output.so_far = self._total()
+                if output.stats is not None:
+                    output.stats = output.so_far
+            yield steps
+
+    def close(self) -> None:
+        if self._response is not None:
+            self._response.cancel()
+            self._response = None
+
+    def continued(self) -> "_Attempt":
+        request = dataclasses.replace(self._request, emitted=(*self._request.emitted, *self._emitted))
+        return _Attempt(self._handle, request, self._total())
+
+    def _total(self) -> DecodeStats:
+        total = DecodeStats()
+        total.add(self._before)
+        total.add(self._latest)
+        return total
+
+
+def _with_seed(request: Request) -> Request:
+    """With a seed of its own, so that another replica draws what this one would have drawn."""
+    if request.sampling.seed is not None:
+        return request
+    sampling = dataclasses.replace(request.sampling, seed=random.getrandbits(63))
+    return dataclasses.replace(request, sampling=sampling)
+
+
