@@ -57,3 +57,15 @@ def test_wrong_arguments_exit_with_2_and_one_sentence(arguments, words):
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_config_plot_draws_the_lambdas_and_says_what_token_importance_needs(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(f"data: {{path: {tmp_path / 'none'}}}\n")
+    done = mtp("config", "plot", str(path), "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "lambda.png").read_bytes().startswith(b"\x89PNG")
+    assert "prepared" in done.stderr
+    timed = mtp("config", "plot", str(path), "train.minutes=1", "train.steps=null")
+    assert timed.returncode == 2
+    assert "train.minutes" in timed.stderr

@@ -1,9 +1,10 @@
 import io
 
 import pytest
+import torch
 
-from mtp.config.objective import LambdaConfig
-from mtp.evaluate import acceptance_figure, agreement_figure, loss_figure, schedule_figure
+from mtp.config.objective import ImportanceConfig, LambdaConfig
+from mtp.evaluate import acceptance_figure, agreement_figure, importance_figure, loss_figure, schedule_figure
 
 HISTORY = {
     **{f"train/loss_h{k}": [(0, 8.0), (100, 4.0 + k)] for k in (1, 2, 3)},
@@ -71,3 +72,12 @@ def test_up_to_eight_horizons_have_colours_of_their_own(horizons):
     history = {f"train/loss_h{k}": [(0, 1.0), (1, 1.0)] for k in range(1, horizons + 1)}
     lines = loss_figure(history).axes[0].get_lines()
     assert len({line.get_color() for line in lines}) == horizons
+
+
+def test_the_importance_figure_draws_the_weights_of_the_tokens_that_occur_by_rank():
+    config = ImportanceConfig(kind="content_words", function_word_weight=0.5)
+    figure = importance_figure(config, torch.tensor([10, 40, 0]), ["tree", "the", "unseen"])
+    (_, first), (_, second) = figure.axes[0].get_lines()[0].get_xydata().tolist()
+    assert second == pytest.approx(2 * first)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["the", "tree"]
+    assert_readable(figure)

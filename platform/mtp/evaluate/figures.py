@@ -9,9 +9,6 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from mtp.config.objective import LambdaConfig
-from mtp.objective import lambdas_at
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -19,22 +16,22 @@ if TYPE_CHECKING:
 History = Mapping[str, Sequence[tuple[int, float]]]
 """Metric name -> (step, value) pairs, as the trainer logged them."""
 
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#8C6D1F")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#8C6D1F")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _TEXTBOOK_RATES = (0.7, 0.4, 0.2)
 """How often draft 1, 2, 3 is accepted when those before it were, in textbook sketches of MTP."""
 
 
 def loss_figure(history: History) -> "Figure":
     """Loss per horizon over steps, from train/loss_h1.. (lines) and eval/loss_h1.. (markers)."""
-    figure, axes = _canvas("Loss per horizon", "optimizer step", "cross-entropy (nats per token)")
+    figure, axes = canvas("Loss per horizon", "optimizer step", "cross-entropy (nats per token)")
     _draw_horizons(axes, history, "loss_h", first=1)
     return figure
 
 
 def agreement_figure(history: History) -> "Figure":
     """Agreement per horizon over steps, from train/agreement_h2.. (lines) and eval/agreement_h2.. (markers)."""
-    figure, axes = _canvas(
+    figure, axes = canvas(
         "Agreement of each horizon with the model's own next token", "optimizer step", "share of positions that agree"
     )
     _draw_horizons(axes, history, "agreement_h", first=2)
@@ -49,48 +46,30 @@ def acceptance_figure(acceptance: Sequence[float], agreement: Sequence[float] = 
         acceptance: position 1, 2, ...: how often all drafts up to it were accepted.
         agreement: horizons 2, 3, ...: the teacher-forced estimate of each alone.
     """
-    figure, axes = _canvas("Acceptance per draft position", "draft position", "share of drafts accepted")
+    figure, axes = canvas("Acceptance per draft position", "draft position", "share of drafts accepted")
     positions = range(1, len(acceptance) + 1)
-    bars = axes.bar(positions, acceptance, width=0.5, color=_COLOURS[0], label="measured: this and all before it")
+    bars = axes.bar(positions, acceptance, width=0.5, color=COLOURS[0], label="measured: this and all before it")
     axes.bar_label(bars, [f"{value:.0%}" for value in acceptance], padding=3)
     textbook = list(accumulate(_TEXTBOOK_RATES[: len(acceptance)], operator.mul))
     axes.hlines(
         textbook,
         [position - 0.25 for position in positions[: len(textbook)]],
         [position + 0.25 for position in positions[: len(textbook)]],
-        colors=_COLOURS[1],
+        colors=COLOURS[1],
         linewidth=3,
         label="textbook: 70 % x 40 % x 20 %",
     )
     if agreement:
         beside = [position + 0.33 for position in positions]
-        axes.plot(beside, agreement, _MARKERS[2], color=_COLOURS[2], ms=9, label="agreement on held-out text, alone")
+        axes.plot(beside, agreement, MARKERS[2], color=COLOURS[2], ms=9, label="agreement on held-out text, alone")
     axes.set_xticks(list(positions))
     _share_axis(axes)
     axes.legend(frameon=False)
     return figure
 
 
-def schedule_figure(config: LambdaConfig, n_future: int, total_steps: int, tokens_per_step: int) -> "Figure":
-    """lambda_k over the steps of a training, for horizons 2..n_future."""
-    figure, axes = _canvas("Weight of each horizon in the loss", "optimizer step", "lambda")
-    steps = sorted({round(i * total_steps / 400) for i in range(401)})
-    values = [lambdas_at(config, n_future, step, total_steps, step * tokens_per_step) for step in steps]
-    for k in range(2, n_future + 1):
-        # Thinner lines on top, so that horizons of equal weight are all seen.
-        axes.plot(
-            steps,
-            [lambdas[k - 1] for lambdas in values],
-            color=_COLOURS[(k - 1) % len(_COLOURS)],
-            linewidth=2 + 2 * (n_future - k),
-            label=f"horizon {k}",
-        )
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
-    return figure
-
-
-def _canvas(title: str, x: str, y: str) -> "tuple[Figure, Axes]":
+def canvas(title: str, x: str, y: str) -> "tuple[Figure, Axes]":
+    """An empty figure in the style of all of them."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 4.2), dpi=120, layout="constrained")
@@ -108,7 +87,7 @@ def _draw_horizons(axes: "Axes", history: History, name: str, first: int) -> Non
     """One line a horizon for train/<name>k, markers for eval/<name>k; a legend entry a horizon."""
     k = first
     while f"train/{name}{k}" in history or f"eval/{name}{k}" in history:
-        colour, marker = _COLOURS[(k - 1) % len(_COLOURS)], _MARKERS[(k - 1) % len(_MARKERS)]
+        colour, marker = COLOURS[(k - 1) % len(COLOURS)], MARKERS[(k - 1) % len(MARKERS)]
         training, held_out = history.get(f"train/{name}{k}", ()), history.get(f"eval/{name}{k}", ())
         axes.plot(*_columns(training), color=colour, linewidth=1.6, label=f"horizon {k}")
         label = f"horizon {k}, held out"
