@@ -8,7 +8,7 @@ from mtp.errors import UsageError
 
 MODULE_DECODERS = ("mtp", "parallel")
 LOOKUP_DRAFTS = 4
-"""Drafts a step of prompt lookup, unless the engine's options say otherwise."""
+"""Drafts a step of prompt lookup and of a draft model, unless the engine's options say otherwise."""
 
 
 @dataclass(frozen=True)
@@ -17,15 +17,18 @@ class DraftLimits:
 
     modules: int
     lookup: int
+    draft_model: int | None = None
+    """None: the engine has no draft model."""
 
     @classmethod
-    def of(cls, config: ModelConfig, max_draft_tokens: int | None) -> "DraftLimits":
+    def of(cls, config: ModelConfig, max_draft_tokens: int | None, draft_model: bool = False) -> "DraftLimits":
         """The limits of a model: chained modules may recurse beyond their number, others have one draft a horizon."""
         trained = config.n_future - 1
         modules = trained if max_draft_tokens is None else max_draft_tokens
         if config.prediction.kind != "sequential":
             modules = min(modules, trained)
-        return cls(modules, LOOKUP_DRAFTS if max_draft_tokens is None else max_draft_tokens)
+        others = LOOKUP_DRAFTS if max_draft_tokens is None else max_draft_tokens
+        return cls(modules, others, others if draft_model else None)
 
     def choose(self, speculation: Speculation) -> int:
         """Most drafts a step of a request with this wish."""
@@ -36,6 +39,8 @@ class DraftLimits:
         """What this decoder could draft."""
         if decoder == "standard":
             return 0
+        if decoder == "draft_model":
+            return self.draft_model or 0
         return self.modules if decoder in MODULE_DECODERS else self.lookup
 
 
@@ -84,6 +89,8 @@ def _check_drafts(speculation: Speculation, config: ModelConfig, limits: DraftLi
     decoder, wanted = speculation.decoder, speculation.num_draft_tokens
     if decoder in MODULE_DECODERS and config.prediction.kind == "none":
         raise UsageError(f"decoder {decoder} needs prediction modules, and this model has none; use decoder standard")
+    if decoder == "draft_model" and limits.draft_model is None:
+        raise UsageError("decoder draft_model needs a draft model, and this engine has none; give it one")
     if decoder == "standard" and wanted:
         raise UsageError(f"decoder standard drafts nothing, but num_draft_tokens is {wanted}")
     most = limits.most(decoder)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mtp.decode.acceptance import Drafted
+from mtp.decode.draft_model import DraftModel
 from mtp.decode.module_drafter import ModuleDrafter
 from mtp.decode.processors import one_hot_ids
 from mtp.decode.prompt_lookup import PromptLookups
@@ -31,8 +32,10 @@ class Drafting:
         vocab_size: int,
         max_model_len: int,
         stats: DecodeStats,
+        draft_model: DraftModel | None = None,
     ) -> None:
         self._modules = modules
+        self._draft_model = draft_model
         self._rows = rows
         self._verifier = verifier
         self._vocab_size = vocab_size
@@ -43,17 +46,23 @@ class Drafting:
 
     def fill(self, sequences: Items[Sequence], starts: np.ndarray, counts: np.ndarray, hidden: Tensor) -> None:
         """A chunk of known tokens was computed; see ModuleDrafter.fill."""
+        if (drafting := _with_draft_model(sequences)) and self._draft_model is not None:
+            self._draft_model.fill(drafting)
         pick = _with_modules(sequences)
         if self._modules is None or not pick:
             return
-        self._modules.fill([sequences[place] for place in pick], starts[pick], counts[pick], _some(hidden, pick))
+        self._modules.fill(
+            [sequences[place] for place in pick], starts[pick], counts[pick], _some(hidden, pick, counts)
+        )
 
     def remember(self, sequences: Items[Sequence], starts: np.ndarray, counts: np.ndarray, hidden: Tensor) -> None:
         """A verifying pass was made; see ModuleDrafter.remember."""
         pick = _with_modules(sequences)
         if self._modules is None or not pick:
             return
-        self._modules.remember([sequences[place] for place in pick], starts[pick], counts[pick], _some(hidden, pick))
+        self._modules.remember(
+            [sequences[place] for place in pick], starts[pick], counts[pick], _some(hidden, pick, counts)
+        )
 
     def take(self, sequences: Items[Sequence], counts: np.ndarray, tokens: Tensor) -> Drafted:
         """The drafts that a pass over `tokens` (R, K + 1) verifies."""
@@ -65,23 +74,21 @@ class Drafting:
         return Drafted(drafted, torch.from_numpy(counts).to(tokens.device), q)
 
     def draft(self, sequences: Items[Sequence]) -> None:
-        """Draft for every sequence that wants and can have drafts."""
+        """Draft for every sequence that wants and can have drafts; to be called for all that go on, every step."""
         began = time.perf_counter()
-        modules: list[Sequence] = []
-        lookups: list[Sequence] = []
+        if (settled := _with_draft_model(sequences)) and self._draft_model is not None:
+            self._draft_model.settle(settled)
+        groups: dict[str, list[Sequence]] = {"modules": [], "draft_model": [], "lookup": []}
         for sequence in sequences:
             sequence.drafts = self._wanted(sequence)
             if sequence.drafts:
-                (modules if sequence.module_depth else lookups).append(sequence)
-        q = self._draft_by_modules(modules) if modules else None
-        copied = [self._draft_by_lookup(sequence) for sequence in lookups]
-        self._q = q if q is None or not lookups else self._joined(q, copied)
-        for place, sequence in enumerate(modules + lookups):
+                groups[_source(sequence)].append(sequence)
+        parts = [self._timed(self._modules, groups["modules"]), self._timed(self._draft_model, groups["draft_model"])]
+        parts.append((None, [self._draft_by_lookup(sequence) for sequence in groups["lookup"]]))
+        self._q = self._joined(parts)
+        for place, sequence in enumerate(groups["modules"] + groups["draft_model"] + groups["lookup"]):
             sequence.draft_row = place
-        seconds = time.perf_counter() - began
-        self._stats.draft_seconds += seconds
-        for sequence in modules:
-            sequence.stats.draft_seconds += seconds
+        self._stats.draft_seconds += time.perf_counter() - began
 
     def forget(self, sequence: Sequence) -> None:
         """The sequence has ended."""
@@ -89,15 +96,32 @@ class Drafting:
 
     def _wanted(self, sequence: Sequence) -> int:
         room = min(sequence.remaining - 1, self._max_model_len - len(sequence.tokens))
+        if self._draft_model is not None and _source(sequence) == "draft_model":
+            room = max(0, min(room, self._draft_model.max_len - len(sequence.tokens)))
         wanted = min(sequence.draft_limit, room)
         if self._modules is not None and sequence.module_depth and self._modules.lags(sequence):
             return min(sequence.module_depth, room)
         return wanted
 
-    def _draft_by_modules(self, sequences: list[Sequence]) -> Tensor | None:
-        """q (R, K, V) of the drafts, or None if all of them are certain."""
-        if self._modules is None:
-            raise RuntimeError("a sequence wants modules that the engine does not run")
+    def _timed(
+        self, drafter: ModuleDrafter | DraftModel | None, sequences: list[Sequence]
+    ) -> tuple[Tensor | None, list[list[int]] | Tensor]:
+        """q (R, K, V) of the drafts, or None if all of them are certain, and their ids (R, K)."""
+        if not sequences:
+            return None, []
+        if drafter is None:
+            raise RuntimeError("a sequence wants a drafter that the engine does not run")
+        began = time.perf_counter()
+        drafted = self._draft_by_model(drafter, sequences)
+        seconds = time.perf_counter() - began
+        for sequence in sequences:
+            sequence.stats.draft_seconds += seconds
+        return drafted
+
+    def _draft_by_model(
+        self, drafter: ModuleDrafter | DraftModel, sequences: list[Sequence]
+    ) -> tuple[Tensor | None, Tensor]:
+        """See _timed."""
         certain = self._verifier.processors(sequences) is None
         made: list[Tensor] = []
         distributions: list[Tensor] = []
@@ -116,8 +140,8 @@ class Drafting:
             return ids
 
         counts = np.array([sequence.drafts for sequence in sequences])
-        self._modules.draft(sequences, counts, choose)
-        return torch.stack(distributions, dim=1) if distributions else None
+        ids = drafter.draft(sequences, counts, choose)
+        return (torch.stack(distributions, dim=1) if distributions else None), ids
 
     def _draft_by_lookup(self, sequence: Sequence) -> list[int]:
         ids = self._lookups.draft(sequence, sequence.drafts)
@@ -127,22 +151,44 @@ class Drafting:
             self._rows.write(row_numbers([sequence]), start, torch.tensor([ids]).to(self._rows.tokens.device))
         return ids
 
-    def _joined(self, q: Tensor, copied: list[list[int]]) -> Tensor:
-        """q (R, K, V) with rows for copied drafts below, each certain."""
-        longest = max(q.shape[1], *(len(ids) for ids in copied))
-        joined = q.new_zeros(len(q) + len(copied), longest, q.shape[2])
-        joined[: len(q), : q.shape[1]] = q
-        for row, ids in enumerate(copied, start=len(q)):
-            joined[row, range(len(ids)), ids] = 1.0
+    def _joined(self, parts: list[tuple[Tensor | None, list[list[int]] | Tensor]]) -> Tensor | None:
+        """The q of all parts, rows below rows, with one-hot rows for certain drafts; None if all are certain."""
+        known = [q for q, _ in parts if q is not None]
+        if not known:
+            return None
+        lists = [ids if isinstance(ids, list) else ids.tolist() for _, ids in parts]
+        longest = max(len(row) for rows in lists for row in rows)
+        joined = known[0].new_zeros(sum(map(len, lists)), longest, self._vocab_size)
+        start = 0
+        for (q, _), rows in zip(parts, lists, strict=True):
+            if q is not None:
+                joined[start : start + len(rows), : q.shape[1]] = q
+            else:
+                for row, ids in enumerate(rows, start=start):
+                    joined[row, range(len(ids)), ids] = 1.0
+            start += len(rows)
         return joined
+
+
+def _source(sequence: Sequence) -> str:
+    if sequence.module_depth:
+        return "modules"
+    return "draft_model" if sequence.request.speculation.decoder == "draft_model" else "lookup"
+
+
+def _with_draft_model(sequences: Items[Sequence]) -> list[Sequence]:
+    return [sequence for sequence in sequences if _source(sequence) == "draft_model"]
 
 
 def _with_modules(sequences: Items[Sequence]) -> list[int]:
     return [place for place, sequence in enumerate(sequences) if sequence.module_depth]
 
 
-def _some(hidden: Tensor, pick: list[int]) -> Tensor:
-    return hidden if len(pick) == len(hidden) else hidden[torch.tensor(pick, device=hidden.device)]
+def _some(hidden: Tensor, pick: list[int], counts: np.ndarray) -> Tensor:
+    """hidden (B, q, d) of the picked rows, as wide as the widest of them."""
+    if len(pick) == len(hidden):
+        return hidden
+    return hidden[torch.tensor(pick, device=hidden.device), : int(counts[pick].max())]
 
 
 def _spread(values: Tensor, pick: np.ndarray, total: int) -> Tensor:

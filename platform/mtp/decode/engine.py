@@ -16,6 +16,7 @@ from mtp.decode.acceptance import Drafted
 from mtp.decode.admission import MODULE_DECODERS, DraftLimits, check_request
 from mtp.decode.blocks import BlockPool
 from mtp.decode.cache import LatentPages
+from mtp.decode.draft_model import DraftModel
 from mtp.decode.drafting import Drafting
 from mtp.decode.grammar import GrammarCompiler
 from mtp.decode.logprobs import add_prompt_logprobs, token_logprobs
@@ -52,8 +53,11 @@ class Engine:
         options: EngineOptions | None = None,
         stats: DecodeStats | None = None,
         grammars: GrammarCompiler | None = None,
+        draft_model: MTPModel | None = None,
     ) -> None:
+        """`grammars` lets requests carry constraints, `draft_model` lets them choose the decoder of that name."""
         self.model = model
+        self._draft_model = draft_model
         self._grammars = grammars
         self.eos_ids = eos_ids
         self.options = options or EngineOptions()
@@ -83,9 +87,19 @@ class Engine:
             sequence.counts = TokenCounts(request.prompt, self.model.config.vocab_size, self._device)
         if request.sampling.constrained:
             sequence.grammar = self._compiler.state(request.sampling)
+        if request.emitted:
+            self._catch_up(sequence, list(request.emitted))
         self._live[sequence.id] = sequence
         self._scheduler.add(sequence)
         return sequence.id
+
+    @staticmethod
+    def _catch_up(sequence: Sequence, emitted: list[int]) -> None:
+        """Let what looks at the output know of the part that another engine made."""
+        if sequence.counts is not None:
+            sequence.counts.add(emitted)
+        if sequence.grammar is not None:
+            sequence.grammar.advance(emitted)
 
     def check(self, request: Request) -> None:
         """Raise what `add` would raise for this request, from any thread, and do nothing else."""
@@ -271,7 +285,7 @@ class Engine:
 
     def _build_memory(self) -> None:
         options, config, model = self.options, self.model.config, self.model
-        self._limits = DraftLimits.of(config, options.max_draft_tokens)
+        self._limits = DraftLimits.of(config, options.max_draft_tokens, self._draft_model is not None)
         chained, drafts = model.prediction.chained, self._limits.modules
         depth = drafts if chained else min(drafts, 1)
         layers = config.num_hidden_layers + (drafts if chained else model.prediction.cache_layers)
@@ -285,8 +299,24 @@ class Engine:
         self._verifier = Verifier(self.eos_ids, config.vocab_size, weight.device)
         modules = ModuleDrafter(model, self._network, self._rows, depth, options.max_batch_size) if depth else None
         self._drafting = Drafting(
-            modules, self._rows, self._verifier, config.vocab_size, self.max_model_len, self.stats
+            modules,
+            self._rows,
+            self._verifier,
+            config.vocab_size,
+            self.max_model_len,
+            self.stats,
+            self._build_draft_model(),
         )
+
+    def _build_draft_model(self) -> DraftModel | None:
+        if self._draft_model is None:
+            return None
+        size, vocab_size, chunk = (
+            self.options.max_batch_size,
+            self.model.config.vocab_size,
+            self.options.max_batch_tokens,
+        )
+        return DraftModel(self._draft_model, vocab_size, self._rows, size, self.max_model_len, chunk)
 
     def _no_drafts(self, rows: int) -> Drafted:
         none = torch.zeros(rows, 0, dtype=torch.int64, device=self._device)

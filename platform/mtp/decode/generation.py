@@ -5,6 +5,7 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 
 from mtp.decode.engine import Engine
+from mtp.decode.grammar import GrammarCompiler
 from mtp.decode.options import EngineOptions
 from mtp.decode.request import FinishReason, Request, Sampling, Speculation, Token
 from mtp.decode.stats import DecodeStats
@@ -32,6 +33,8 @@ def generate(
     *,
     eos_ids: tuple[int, ...] = (),
     options: EngineOptions | None = None,
+    grammars: GrammarCompiler | None = None,
+    draft_model: MTPModel | None = None,
 ) -> list[Generation]:
     """Continue every prompt; an engine made for the call runs them in batches.
 
@@ -42,11 +45,13 @@ def generate(
         speculation: for all prompts; the model's own modules by default, standard decoding for a model without.
         eos_ids: end an output unless sampling.ignore_eos.
         options: sizes of the engine; by default a batch of up to 8.
+        grammars: for constrained outputs.
+        draft_model: for the decoder of that name.
 
     Raises:
         UsageError: a prompt or a parameter makes no sense for this model.
     """
-    engine = Engine(model, eos_ids=eos_ids, options=options)
+    engine = Engine(model, eos_ids=eos_ids, options=options, grammars=grammars, draft_model=draft_model)
     speculation = speculation or default_speculation(model)
     numbers = [
         engine.add(Request(prompt=prompt, sampling=sampling or Sampling(), speculation=speculation))
@@ -72,6 +77,8 @@ def stream(
     *,
     eos_ids: tuple[int, ...] = (),
     stats: DecodeStats | None = None,
+    grammars: GrammarCompiler | None = None,
+    draft_model: MTPModel | None = None,
 ) -> Iterator[Token]:
     """Tokens of one prompt as they come, each with its origin.
 
@@ -82,13 +89,16 @@ def stream(
         speculation: as in `generate`.
         eos_ids: as in `generate`.
         stats: filled as the decoding goes on.
+        grammars: for constrained outputs.
+        draft_model: for the decoder of that name.
 
     Raises:
         UsageError: the prompt or a parameter makes no sense for this model.
         MTPError: decoding failed (logits that are not finite).
     """
-    engine = Engine(model, eos_ids=eos_ids, options=EngineOptions(max_batch_size=1), stats=stats)
     speculation = speculation or default_speculation(model)
+    options = EngineOptions(max_batch_size=1, max_draft_tokens=speculation.num_draft_tokens or None)
+    engine = Engine(model, eos_ids=eos_ids, options=options, stats=stats, grammars=grammars, draft_model=draft_model)
     engine.add(Request(prompt=prompt, sampling=sampling or Sampling(), speculation=speculation))
     while engine.has_work:
         for output in engine.step():

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from mtp.decode.stats import DecodeStats
 from mtp.errors import UsageError
 
-Decoder = Literal["standard", "mtp", "prompt_lookup", "parallel"]
+Decoder = Literal["standard", "mtp", "draft_model", "prompt_lookup", "parallel"]
 DECODERS: tuple[str, ...] = get_args(Decoder)
 Acceptance = Literal["exact", "threshold", "typical"]
 ACCEPTANCE_RULES: tuple[str, ...] = get_args(Acceptance)
@@ -152,6 +152,8 @@ class Request:
     sampling: Sampling = Sampling()
     speculation: Speculation = Speculation()
     priority: int = 0
+    emitted: Sequence[int] = ()
+    """Output that another engine made of this request before it was lost: this one goes on behind it."""
 
 
 @dataclass(frozen=True, slots=True)

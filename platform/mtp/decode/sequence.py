@@ -48,10 +48,10 @@ class Sequence:
     stats: DecodeStats = field(default_factory=DecodeStats)
 
     def __post_init__(self) -> None:
-        self.tokens = list(self.request.prompt)
+        self.tokens = [*self.request.prompt, *self.request.emitted]
         seed = self.request.sampling.seed
         self.seed = (random.getrandbits(64) if seed is None else seed) & 0xFFFFFFFFFFFFFFFF
-        if self.request.sampling.prompt_logprobs:
+        if self.request.sampling.prompt_logprobs and not self.request.emitted:
             self.prompt_logprobs = [None]
 
     @property
