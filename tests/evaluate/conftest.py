@@ -5,10 +5,11 @@ from mtp.checkpoint import save_model
 from mtp.config import ModelConfig
 from mtp.model import MTPModel
 from mtp.tokenizer import Tokenizer
-from tests.data.datasets import TOKENIZER_JSON, write_dataset
+from tests.data.datasets import write_dataset
 
 VOCABULARY = 300
-TOKENS = Tokenizer.from_json(TOKENIZER_JSON).vocab_size
+TOKENIZER = Tokenizer.train(["hello world"] * 3, vocab_size=VOCABULARY)
+TOKENS = TOKENIZER.vocab_size
 """Fewer than VOCABULARY: a small corpus has few merges, and the model's last ids then never occur."""
 
 
@@ -42,4 +43,4 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("models") / "tiny", tiny_model(), Tokenizer.from_json(TOKENIZER_JSON))
+    return save_model(tmp_path_factory.mktemp("models") / "tiny", tiny_model(), TOKENIZER)

@@ -9,8 +9,7 @@ from mtp.data import read_rows
 from mtp.errors import MTPError, UsageError
 from mtp.evaluate import EvaluationReport, evaluate
 from mtp.tokenizer import Tokenizer
-from tests.data.datasets import TOKENIZER_JSON
-from tests.evaluate.conftest import VOCABULARY, tiny_model
+from tests.evaluate.conftest import TOKENIZER, VOCABULARY, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +93,7 @@ def test_a_report_survives_json(report):
 
 @pytest.mark.parametrize("kind", ["parallel", "independent"])
 def test_every_kind_of_modules_is_evaluated(kind, tmp_path, dataset):
-    folder = save_model(tmp_path / kind, tiny_model(kind, 3), Tokenizer.from_json(TOKENIZER_JSON))
+    folder = save_model(tmp_path / kind, tiny_model(kind, 3), TOKENIZER)
     report = evaluate(folder, dataset, max_rows=4, prompts=2, prompt_tokens=4, new_tokens=6)
     assert len(report.loss) == 3
     assert report.decoding.identical == 2
@@ -102,7 +101,7 @@ def test_every_kind_of_modules_is_evaluated(kind, tmp_path, dataset):
 
 
 def test_a_model_without_modules_decodes_one_token_a_step(tmp_path, dataset):
-    folder = save_model(tmp_path / "none", tiny_model("none", 1), Tokenizer.from_json(TOKENIZER_JSON))
+    folder = save_model(tmp_path / "none", tiny_model("none", 1), TOKENIZER)
     report = evaluate(folder, dataset, max_rows=4, prompts=2, prompt_tokens=4, new_tokens=6)
     assert report.agreement == []
     assert report.predicted_tokens_per_step == report.decoding.tokens_per_step == 1.0
