@@ -2,7 +2,9 @@
 
     exact      accept x_i with probability min(1, p_i(x_i) / q_i(x_i)); at the first rejection emit from
                norm(max(p_i - q_i, 0)); after the last acceptance emit from the next p (Leviathan et al. 2023).
-               Greedy: accept while the draft is the argmax, then emit the argmax.
+               Greedy: accept while the draft is the argmax, then emit the argmax. Seeded: the target's token is a
+               function of p, the seed and the position (sampler.race), so that it is the same with any drafts or none;
+               accept while the draft is that token, then emit it (verify_greedy again).
     threshold  accept while p_i(x_i) > tau; then emit from p.                                             lossy
     typical    accept while p_i(x_i) > min(epsilon, delta exp(-H(p_i))) (Medusa); then emit from p.       lossy
     unverified accept all.                                                                                lossy
@@ -51,7 +53,7 @@ class Thresholds:
 
 
 def verify_greedy(choices: Tensor, drafted: Drafted) -> Verdict:
-    """The exact rule at temperature 0, from the argmax (R, K + 1) of the target's logits."""
+    """The exact rule where the target's tokens (R, K + 1) are certain: the argmax, or what the seed picks from p."""
     if not drafted.tokens.shape[1]:
         return Verdict(choices, torch.zeros_like(drafted.counts))
     return Verdict(choices, _leading(drafted.tokens == choices[:, :-1], drafted.counts))

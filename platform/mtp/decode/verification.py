@@ -23,7 +23,7 @@ from mtp.decode.acceptance import (
     verify_typical,
 )
 from mtp.decode.processors import Processors
-from mtp.decode.sampler import draw
+from mtp.decode.sampler import draw, race
 from mtp.decode.sequence import Sequence
 
 
@@ -81,8 +81,19 @@ class Verifier:
             return logits.argmax(-1), None
         place = 0 if before is None else before.shape[1]
         q = processors.probabilities(logits.unsqueeze(1), before, first=place).squeeze(1)
-        numbers = self._numbers(processors, 1, noise.DRAFT, place)
-        return draw(q, numbers.squeeze(1)), q
+        return self._drawn(sequences, processors, q, place), q
+
+    def _drawn(self, sequences: Items[Sequence], processors: Processors, q: Tensor, place: int) -> Tensor:
+        """Draft number `place` of each row: seeded ones by the numbers that will decide on it, others by their own."""
+        ids = draw(q, self._numbers(processors, 1, noise.DRAFT, place).squeeze(1))
+        coupled = [row for row, sequence in enumerate(sequences) if _rule(sequence) == "coupled"]
+        if coupled:
+            ids[coupled] = race(q[coupled], self._clocks(processors, coupled, 1, place).squeeze(1))
+        return ids
+
+    def _clocks(self, processors: Processors, rows: list[int], count: int, first: int = 0) -> Tensor:
+        positions = processors.emitted()[rows, None] + np.arange(first, first + count)
+        return noise.exponentials(processors.seeds[rows], positions, self._vocab_size, self._device)
 
     def _verify_by_rule(self, sequences: Items[Sequence], rules: set[str], logits: Tensor, drafted: Drafted) -> Verdict:
         tokens = torch.zeros(logits.shape[:2], dtype=torch.int64, device=self._device)
@@ -102,6 +113,9 @@ class Verifier:
     def _apply(self, rule: str, sequences: list[Sequence], logits: Tensor, drafted: Drafted) -> Verdict:
         processors = self.processors(sequences) or Processors(sequences, self._eos_ids, self._vocab_size, self._device)
         p = processors.probabilities(logits, drafted.tokens)
+        if rule == "coupled":
+            everyone = list(range(len(sequences)))
+            return verify_greedy(race(p, self._clocks(processors, everyone, logits.shape[1])), drafted)
         emit = self._numbers(processors, logits.shape[1], noise.EMIT)
         if rule == "exact":
             return verify_exact(p, drafted, self._numbers(processors, logits.shape[1] - 1, noise.ACCEPT), emit)
@@ -121,8 +135,12 @@ class Verifier:
 
 
 def _rule(sequence: Sequence) -> str:
-    speculation = sequence.request.speculation
-    return "unverified" if speculation.decoder == "parallel" else speculation.acceptance
+    """How a request's drafts are judged; a seeded request gets its tokens from its seed, whatever was drafted."""
+    speculation, sampling = sequence.request.speculation, sequence.request.sampling
+    if speculation.decoder == "parallel":
+        return "unverified"
+    seeded = sampling.seed is not None and not sampling.greedy
+    return "coupled" if speculation.acceptance == "exact" and seeded else speculation.acceptance
 
 
 def _to_host(verdict: Verdict, peak: Tensor) -> Emission:
