@@ -17,11 +17,12 @@ def small_tokenizer() -> Tokenizer:
     return Tokenizer.train([" ".join(WORDS)] * 4, vocab_size=300)
 
 
-def write_dataset(root: Path, seq_len: int = 32, documents: int = 400) -> Path:
-    """`root` with the splits train and validation; returns `root`."""
+def write_dataset(root: Path, seq_len: int = 32, documents: int = 400, rare: str = "") -> Path:
+    """`root` with the splits train and validation; returns `root`. `rare` is one training document more."""
     tokenizer = small_tokenizer()
     for split, seed, count in (("train", 0, documents), ("validation", 1, 40)):
-        _write_split(root / split, split, tokenizer, _texts(count, seed), seq_len)
+        texts = _texts(count, seed) + ([rare] if rare and split == "train" else [])
+        _write_split(root / split, split, tokenizer, texts, seq_len)
     return root
 
 

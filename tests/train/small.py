@@ -42,7 +42,17 @@ class Training:
     """What a worker builds, without Ray; from the checkpoint in `folder` if it is given."""
 
     def __init__(
-        self, world, stage=1, accumulation=1, experts=4, folder=None, wrote=None, objective=None, model=None, **train
+        self,
+        world,
+        stage=1,
+        accumulation=1,
+        experts=4,
+        folder=None,
+        wrote=None,
+        objective=None,
+        model=None,
+        applied=2,
+        **train,
     ):
         self.world, self.rank = world, torch.distributed.get_rank()
         config = TrainConfig.model_validate(
@@ -68,7 +78,8 @@ class Training:
         self.engine = Engine(module, config, CPU, accumulation)
         self.experts.engine_made()
         if saved:
-            saved.load_optimizer(self.engine, 2)
+            saved.load_optimizer(self.engine, applied)
+        self.objective = mtp_objective
         self.runner = StepRunner(self.engine, mtp_objective, self.experts, CPU, config.rows_per_forward(world))
 
     def steps(self, numbers):
