@@ -113,6 +113,7 @@ class ParallelExperts:
         self.tokens_per_expert = torch.zeros_like(layer.tokens_per_expert, dtype=torch.int64)
         self._rows = torch.Size()
         self._scores: Tensor | None = None
+        layer.forward = torch.compiler.disable(layer.forward)  # as in mtp.model.block
         layer.register_forward_pre_hook(self._enter)
         layer.router.gate.register_forward_hook(self._scored)
         layer.router.register_forward_hook(self._routed)
