@@ -46,19 +46,22 @@ static inline void rotate(const float* x, const Tokens& t, long position, long r
   }
 }
 
-// context[h] = sum_s weights[h][s] latent_s, over `count` cached entries; H heads at once.
+// context[h][k..k+16) = sum_s weights[h][s] latent_s[k..k+16), over `count` cached entries, block after block.
 template <int H>
 static void weighted_sum(const float* const* weights, const float* pages, const int64_t* table, long block_size,
                          long width, long rank, long count, float* const* context) {
   long k = 0;
   for (; k + 16 <= rank; k += 16) {
     v8 sum[H][2] = {};
-    for (long s = 0; s < count; s++) {
-      const float* entry = pages + (table[s / block_size] * block_size + s % block_size) * width + k;
-      const v8 a = load8(entry), b = load8(entry + 8);
-      for (int h = 0; h < H; h++) {
-        sum[h][0] += a * weights[h][s];
-        sum[h][1] += b * weights[h][s];
+    for (long begin = 0; begin < count; begin += block_size) {
+      const float* entry = pages + table[begin / block_size] * block_size * width + k;
+      const long end = begin + block_size < count ? begin + block_size : count;
+      for (long s = begin; s < end; s++, entry += width) {
+        const v8 a = load8(entry), b = load8(entry + 8);
+        for (int h = 0; h < H; h++) {
+          sum[h][0] += a * weights[h][s];
+          sum[h][1] += b * weights[h][s];
+        }
       }
     }
     for (int h = 0; h < H; h++) {

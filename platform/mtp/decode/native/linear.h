@@ -6,6 +6,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 
 namespace mtp {
 
@@ -16,7 +19,11 @@ typedef int8_t bytes8 __attribute__((vector_size(8), aligned(1), may_alias));
 
 static inline v8 load8(const float* p) { return *(const v8_unaligned*)p; }
 static inline v8 load8(const int8_t* p) {
+#ifdef __AVX2__  // compilers take the portable line apart, byte by byte
+  return (v8)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#else
   return __builtin_convertvector(__builtin_convertvector(*(const bytes8*)p, i8), v8);
+#endif
 }
 static inline void store8(float* p, v8 x) { *(v8_unaligned*)p = x; }
 static inline float lanes(v8 s) { return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7])); }
@@ -120,10 +127,11 @@ static void rms_norm(const float* x, const float* weight, float eps, long size, 
   for (long j = 0; j < size; j++) y[j] = x[j] * factor * weight[j];
 }
 
-// e^x for x <= 0 and somewhat above, eight at a time: Cephes' polynomial, within 2 units of the last place.
+// e^x, eight at a time, for x held to [-87, 87]: Cephes' polynomial, within 2 units of the last place.
 static inline v8 exp8(v8 x) {
-  const v8 lowest = v8{} - 87.0f;
-  x = x < lowest ? lowest : x;
+  const v8 limit = v8{} + 87.0f;
+  x = x < -limit ? -limit : x;
+  x = x > limit ? limit : x;
   const v8 shifted = x * 1.44269504088896341f + 12582912.0f;  // rounds to an integer in the mantissa's low bits
   const v8 n = shifted - 12582912.0f;
   const v8 f = (x - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -142,7 +150,12 @@ static inline v8 exp8(v8 x) {
 
 // gate[j] = silu(gate[j]) * up[j]
 static inline void swiglu(float* gate, const float* up, long begin, long end) {
-  for (long j = begin; j < end; j++) gate[j] = gate[j] / (1.0f + std::exp(-gate[j])) * up[j];
+  long j = begin;
+  for (; j + 8 <= end; j += 8) {
+    const v8 x = load8(gate + j);
+    store8(gate + j, x / (1.0f + exp8(-x)) * load8(up + j));
+  }
+  for (; j < end; j++) gate[j] = gate[j] / (1.0f + exp8(v8{} - gate[j])[0]) * up[j];
 }
 
 }  // namespace mtp
