@@ -52,6 +52,31 @@ def test_transformers_mtp_generation_gives_our_greedy_tokens(tied, n_future, tok
     assert theirs.generate(prompt, use_mtp=True, **options)[0, 6:].tolist() == expected
 
 
+@pytest.mark.parametrize("n_future", [2, 3])
+def test_transformers_drafts_have_our_modules_logits(n_future, tokenizer, tmp_path, monkeypatch):
+    from transformers.modeling_layers import MtpModel
+
+    model = fresh(prediction={"kind": "sequential", "n_future": n_future}).eval()
+    theirs = hugging_face(exported(model, tokenizer, tmp_path))
+    layers = "|".join(str(model.config.num_hidden_layers + k) for k in range(n_future - 1))
+    theirs._keys_to_ignore_on_load_unexpected = [rf"model\.layers\.({layers})\..*"]
+    drafted, forward = [], MtpModel.forward
+
+    def recorded(self, *arguments, **options):
+        drafted.append(forward(self, *arguments, **options))
+        return drafted[-1]
+
+    monkeypatch.setattr(MtpModel, "forward", recorded)
+    prompt = torch.randint(0, VOCABULARY, (1, 6), generator=torch.Generator().manual_seed(4))
+    theirs.generate(prompt, use_mtp=True, max_new_tokens=4, do_sample=False, eos_token_id=None)
+    ids, logits, _ = drafted[0]
+    row = torch.cat((prompt, torch.tensor([greedy(model, prompt, 1)]), ids[:, :-1]), dim=1)
+    with torch.no_grad():
+        states = model(row)
+    for k in range(1, n_future):
+        torch.testing.assert_close(logits[:, k - 1], model.logits(states[k], k + 1)[:, 5], atol=1e-4, rtol=1e-4)
+
+
 def test_transformers_reads_the_exported_tokenizer(tokenizer, tmp_path):
     from transformers import AutoTokenizer
 

@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="Ratios between contestants that take turns in one run.")
     group.callback()(_group)
     group.command("train")(train)
+    group.command("page")(page)
     app.add_typer(group, name="bench")
 
 
@@ -59,6 +60,16 @@ def train(
             contestants += entries
             ratios += found
     finish(contestants, ratios, limits, rounds, json_file)
+
+
+def page(
+    file: Annotated[Path, typer.Argument(help="Markdown page that holds the two marks.")],
+    reports: Annotated[list[Path], typer.Argument(help="Reports that mtp bench ... --json wrote.")],
+) -> None:
+    """Write the measured part of a Markdown page anew from reports."""
+    from mtp.cli.bench.page import replace_measured
+
+    replace_measured(file, reports)
 
 
 def finish(
