@@ -28,7 +28,7 @@ def report(tmp_path):
 
 def test_a_page_gets_every_contestant_and_ratio_and_keeps_what_people_wrote(report, tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(f"# Before\n{BEGIN}\nold\n{END}\nafter\n")
+    page.write_text(f"# Before\n{BEGIN}\nbygone\n{END}\nafter\n")
     replace_measured(page, [report])
     text = page.read_text()
     assert text.startswith(f"# Before\n{BEGIN}\n\n### train")
@@ -37,7 +37,7 @@ def test_a_page_gets_every_contestant_and_ratio_and_keeps_what_people_wrote(repo
     assert "| peer | missing | missing | missing | missing not installed |" in text
     assert "| `mfu` | 0.6 | 0.5 | 0.7 | >= 0.6 | yes |" in text
     assert "| `memory` | 2 | 2 | 2 | <= 1.05 | **no** |" in text
-    assert "old" not in text
+    assert "bygone" not in text
     replace_measured(page, [report])
     assert page.read_text() == text
 
