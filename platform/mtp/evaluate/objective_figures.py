@@ -52,7 +52,8 @@ def importance_figure(config: ImportanceConfig, counts: Tensor, pieces: Sequence
     axes.axhline(1, color=COLOURS[1], linewidth=1.2, label="mean over the corpus")
     for rank in range(min(NAMED, len(order))):
         token = int(order[rank])
-        axes.annotate(repr(pieces[token])[1:-1], (rank + 1, float(weights[token])), rotation=60, fontsize=7)
+        place = (rank + 1, float(weights[token]))
+        axes.annotate(pieces[token], place, (0, 6), textcoords="offset points", ha="center", fontsize=8)
     axes.set_xscale("log")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
