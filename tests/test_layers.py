@@ -17,6 +17,8 @@ LAYERS = {
     "mtp.decode": 2,
     "mtp.checkpoint": 2,
     "mtp.data": 2,
+    "mtp.plan": 2,
+    "mtp.sweep": 2,
     "mtp.registry": 3,
     "mtp.train": 4,
     "mtp.evaluate": 4,

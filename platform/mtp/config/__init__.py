@@ -10,6 +10,7 @@ from mtp.config.objective import ObjectiveConfig
 from mtp.config.presets import preset_path
 from mtp.config.root import Config
 from mtp.config.serve import ServeConfig
+from mtp.config.sweep import SweepConfig
 from mtp.config.tracking import TrackingConfig
 from mtp.config.train import TrainConfig
 
@@ -22,6 +23,7 @@ __all__ = [
     "ObjectiveConfig",
     "PredictionConfig",
     "ServeConfig",
+    "SweepConfig",
     "TrackingConfig",
     "TrainConfig",
     "build_config",

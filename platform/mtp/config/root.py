@@ -11,6 +11,7 @@ from mtp.config.evaluate import EvaluateConfig
 from mtp.config.model import ModelConfig
 from mtp.config.objective import ObjectiveConfig
 from mtp.config.serve import ServeConfig
+from mtp.config.sweep import SweepConfig
 from mtp.config.tracking import TrackingConfig
 from mtp.config.train import TrainConfig
 
@@ -23,6 +24,7 @@ class Config(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    sweep: SweepConfig = SweepConfig()
     tracking: TrackingConfig = TrackingConfig()
     serve: ServeConfig = ServeConfig()
     cluster: ClusterConfig = ClusterConfig()
