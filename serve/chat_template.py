@@ -1,8 +1,8 @@
 """Messages to a prompt: by the template in the model's folder, rendered in a sandbox, else by a plain default.
 
 Templates are Jinja, as Hugging Face writes them. One comes with a model, so it is code of somebody else's: it runs in
-an immutable sandbox, sees the messages alone, opens no file, and its output is bounded. Special tokens that the template
-itself writes become ids; what users typed never does (`pieces`).
+an immutable sandbox, sees the messages alone, opens no file, and its output is bounded. Special tokens that the
+template itself writes become ids; what users typed never does.
 """
 
 import secrets

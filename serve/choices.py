@@ -1,13 +1,23 @@
 """Runs the choices of a request side by side: engine requests in, text deltas out. Knows nothing of JSON shapes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from mtp.decode import DecodeStats, Request, StepOutput, Token, TokenLogprob
-from serve.engine_loop import EngineLoop, EngineStoppedError
+from serve.engine_loop import EngineStoppedError
 from serve.errors import APIError
 from serve.text_stream import Delta, TextStream
+
+
+class Engine(Protocol):
+    """What decodes: EngineLoop in this process, RemoteEngine for replicas elsewhere."""
+
+    def submit(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[list[StepOutput]]]:
+        """The outputs of a request that has been taken; leaving the block early cancels it."""
 
 
 @dataclass
@@ -22,26 +32,35 @@ class Choice:
     stats: DecodeStats = field(default_factory=DecodeStats)
     prompt_logprobs: list[TokenLogprob | None] | None = None
     pieces: list[tuple[str, int]] = field(default_factory=list)
+    outputs: AsyncIterator[list[StepOutput]] | None = None
+    arrivals: list[float] = field(default_factory=list)
+    """When steps came, by time.monotonic()."""
+    taken: float | None = None
+    """When a replica took it."""
 
-    async def deltas(self, loop: EngineLoop) -> AsyncIterator[Delta]:
-        """What becomes readable, step by step; leaving early cancels the engine's request.
+    async def deltas(self) -> AsyncIterator[Delta]:
+        """What becomes readable, step by step; the choice must be open.
 
         Raises:
             APIError: decoding failed.
         """
+        if self.outputs is None:
+            raise RuntimeError("this choice was not opened")
         try:
-            async with loop.submit(self.request) as outputs:
-                async for output in outputs:
+            async for outputs in self.outputs:
+                for output in outputs:
                     delta = self._take(output)
                     self.pieces += delta.pieces
                     yield delta
                     if delta.stopped:
                         return
         except EngineStoppedError:
-            raise APIError(503, "the engine of this replica has stopped; it is being replaced", retry_after=5) from None
+            message = "the replica of this request has died, and so did others after it"
+            raise APIError(503, message, code="engine_lost", retry_after=5) from None
 
     def _take(self, output: StepOutput) -> Delta:
         self.stats = output.so_far
+        self.arrivals.append(time.monotonic())
         if output.error is not None:
             raise APIError(500, output.error, code="decoding_failed")
         if output.prompt_logprobs is not None:
@@ -58,11 +77,34 @@ class Choice:
         return tokens
 
 
-async def run_all(choices: Sequence[Choice], loop: EngineLoop) -> None:
-    """Every choice to its end; if one fails, the others are cancelled."""
+@asynccontextmanager
+async def opened(choices: Sequence[Choice], engine: Engine) -> AsyncIterator[None]:
+    """Submit every choice; the block begins when all are taken, and what still runs at its end is cancelled.
+
+    Raises:
+        UsageError, APIError: one was refused; the others are cancelled.
+    """
+
+    async def take(choice: Choice) -> None:
+        try:
+            choice.outputs = await stack.enter_async_context(engine.submit(choice.request))
+            choice.taken = time.monotonic()
+        except EngineStoppedError:
+            raise APIError(503, "no replica could take the request", code="engine_lost", retry_after=5) from None
+
+    async with AsyncExitStack() as stack:
+        taken = await asyncio.gather(*(take(choice) for choice in choices), return_exceptions=True)
+        for outcome in taken:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        yield
+
+
+async def run_all(choices: Sequence[Choice]) -> None:
+    """Every open choice to its end; if one fails, its error is raised."""
 
     async def run(choice: Choice) -> None:
-        async for _ in choice.deltas(loop):
+        async for _ in choice.deltas():
             pass
 
     try:
@@ -73,17 +115,17 @@ async def run_all(choices: Sequence[Choice], loop: EngineLoop) -> None:
         raise errors.exceptions[0] from None
 
 
-async def stream_all(choices: Sequence[Choice], loop: EngineLoop) -> AsyncIterator[tuple[Choice, Delta]]:
-    """The deltas of all choices in the order in which they come."""
+async def stream_all(choices: Sequence[Choice]) -> AsyncGenerator[tuple[Choice, Delta], None]:
+    """The deltas of all open choices in the order in which they come."""
     if len(choices) == 1:
-        async for delta in choices[0].deltas(loop):
+        async for delta in choices[0].deltas():
             yield choices[0], delta
         return
     merged: asyncio.Queue[tuple[Choice, Delta] | Exception | None] = asyncio.Queue()
 
     async def run(choice: Choice) -> None:
         try:
-            async for delta in choice.deltas(loop):
+            async for delta in choice.deltas():
                 merged.put_nowait((choice, delta))
             merged.put_nowait(None)
         except Exception as error:

@@ -61,7 +61,7 @@ class EngineMetrics:
             self._publish()
 
     def load(self) -> dict[str, float]:
-        """Tokens that live requests may still ask for, the rate at which they go, and how many come a pass."""
+        """Requests and the tokens they still want, requests' passes a second, and how many tokens come a pass."""
         self._forget_old()
         steps = list(self._steps)
         tokens, passes = sum(step[1] for step in steps), sum(step[2] for step in steps)
@@ -70,7 +70,7 @@ class EngineMetrics:
             "requests": float(self._engine.running + self._engine.waiting),
             "waiting": float(self._engine.waiting),
             "tokens_in_flight": float(self._in_flight),
-            "tokens_per_s": tokens / span,
+            "passes_per_s": passes / span,
             "tokens_per_step": tokens / passes if passes else 1.0,
         }
 

@@ -11,6 +11,8 @@ import torch
 from mtp.checkpoint import load_model
 from mtp.config import ServeConfig
 from mtp.decode import Engine, EngineOptions, Request, Sampling, default_speculation
+from mtp.decode.grammar import GrammarCompiler
+from mtp.decode.probe import check_probe
 from mtp.errors import MTPError
 from mtp.model import MTPModel
 from mtp.registry import fetch_model
@@ -45,14 +47,16 @@ def load(model_uri: str, model_name: str, config: ServeConfig, tracking_uri: str
     """Load `model_uri` and make it ready to answer.
 
     Raises:
-        MTPError: the model cannot be fetched or is damaged, or the configuration does not fit it.
+        MTPError: the model cannot be fetched, is damaged or fails its probe, or the configuration does not fit it.
     """
     torch.set_num_threads(config.num_threads)
     folder = fetch_model(model_uri, tracking_uri)
     device = "cuda" if config.num_gpus and torch.cuda.is_available() else "cpu"
     model = load_model(folder, device=device)
+    check_probe(folder, model)
     tokenizer = Tokenizer.load(folder)
-    engine = Engine(model, eos_ids=(tokenizer.eos_id,), options=_options(config))
+    grammars = GrammarCompiler(tokenizer, model.config.vocab_size)
+    engine = Engine(model, eos_ids=(tokenizer.eos_id,), options=_options(config), grammars=grammars)
     _warm_up(engine, model)
     metrics = EngineMetrics(engine, model_name, model_uri)
     return Loaded(

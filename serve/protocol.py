@@ -1,9 +1,10 @@
 """Requests in OpenAI's shape, and what they mean to the engine. Knows pydantic and mtp.decode; no HTTP, no ray.
 
-Fields that OpenAI has and this server does not support may be sent with their neutral value only; unknown fields are
-refused, as OpenAI refuses them: a misspelt `temprature` must not be ignored.
+Fields that OpenAI has and this server does not support may be sent with their neutral value only. Of unknown fields a
+misspelt one (`temprature`) is refused; others are some client's own and are passed over, named in the answer's header.
 """
 
+import difflib
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
@@ -40,8 +41,34 @@ class StreamOptions(Wire):
     include_obfuscation: bool = False
 
 
+class JSONSchemaFormat(Wire):
+    """`response_format.json_schema`."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=True)
+
+    name: str | None = None
+    description: str | None = None
+    definition: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Wire):
+    """`response_format`: what the text has to be."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JSONSchemaFormat | None = None
+
+    @model_validator(mode="after")
+    def _schema_goes_with_its_type(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("response_format: json_schema belongs to type json_schema, which needs it")
+        return self
+
+
 class Generating(Wire):
     """What completions and chat completions share."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     model: str | None = None
     n: int | None = Field(default=1, ge=1, le=MAX_CHOICES)
@@ -69,8 +96,7 @@ class Generating(Wire):
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    # Refused unless neutral:
-    response_format: dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
 
     @field_validator("speculation", mode="before")
     @classmethod
@@ -79,13 +105,20 @@ class Generating(Wire):
 
     @model_validator(mode="after")
     def _is_supported(self) -> Self:
-        if self.response_format not in (None, {"type": "text"}):
-            raise ValueError("response_format: only {'type': 'text'} is supported by this server")
+        for name in self.ignored:
+            near = difflib.get_close_matches(name, list(type(self).model_fields), 1, cutoff=0.75)
+            if near:
+                raise ValueError(f"{name}: unknown field; did you mean {near[0]}?")
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options: only allowed when stream is true")
         if any(not stop for stop in self.stops):
             raise ValueError("stop: an empty string would stop everything; leave it out")
         return self
+
+    @property
+    def ignored(self) -> list[str]:
+        """Names of fields that this server does not know."""
+        return list(self.model_extra or {})
 
     @property
     def stops(self) -> list[str]:
@@ -117,7 +150,17 @@ class Generating(Wire):
             ignore_eos=bool(self.ignore_eos),
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
+            **self._constraint(),
         )
+
+    def _constraint(self) -> dict[str, Any]:
+        """What `response_format` means to the engine."""
+        wanted = self.response_format
+        if wanted is None or wanted.type == "text":
+            return {}
+        if wanted.json_schema is not None:
+            return {"json_schema": wanted.json_schema.definition}
+        return {"json_object": True}
 
     def speculate(self, decoder: str, num_draft_tokens: int | None) -> Speculation:
         """As asked for, else with the server's decoder and number of drafts."""
@@ -149,8 +192,6 @@ class CompletionRequest(Generating):
             raise ValueError("suffix: not supported by this server")
         if self.max_tokens == 0 and not self.echo:
             raise ValueError("max_tokens: 0 needs echo, or there is nothing to answer")
-        if self.echo and self.stream:
-            raise ValueError("echo: not supported together with stream")
         return self
 
     def prompts(self) -> list[str | list[int]]:

@@ -7,7 +7,7 @@ the same as if nothing had happened, sampled output is drawn from the same distr
 
 import dataclasses
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,10 +26,10 @@ MAX_REPLICAS_LOST = 3
 class RemoteEngine:
     """Has the interface of EngineLoop.submit."""
 
-    def __init__(self, handle: "DeploymentHandle[Any]") -> None:
+    def __init__(self, handle: "DeploymentHandle[Any]", on_resume: Callable[[], None] = lambda: None) -> None:
+        """`on_resume` is told of every request that goes on on another replica."""
         self._handle = handle.options(stream=True, method_name="generate")
-        self.resumed = 0
-        """Requests that went on on another replica."""
+        self._on_resume = on_resume
 
     @asynccontextmanager
     async def submit(self, request: Request) -> AsyncIterator[AsyncIterator[list[StepOutput]]]:
@@ -66,7 +66,7 @@ class RemoteEngine:
                 raise APIError(503, "no replica of this model is running", code="unavailable", retry_after=5) from None
         raise EngineStoppedError("replicas die while they take this request")
 
-    async def _steps(self, attempt: "_Attempt") -> AsyncIterator[list[StepOutput]]:
+    async def _steps(self, attempt: "_Attempt") -> AsyncGenerator[list[StepOutput], None]:
         lost = 0
         try:
             while True:
@@ -81,7 +81,7 @@ class RemoteEngine:
                     attempt.close()
                     if lost >= MAX_REPLICAS_LOST:
                         raise EngineStoppedError(f"{lost} replicas died under this request") from error
-                self.resumed += 1
+                self._on_resume()
                 attempt = attempt.continued()
                 await self._open(attempt)
         finally:
@@ -139,5 +139,3 @@ def _with_seed(request: Request) -> Request:
         return request
     sampling = dataclasses.replace(request.sampling, seed=random.getrandbits(63))
     return dataclasses.replace(request, sampling=sampling)
-
-

@@ -1,5 +1,7 @@
 """One model folder, and one endpoint that serves it on the shared cluster, for all tests of this folder."""
 
+import time
+
 import httpx
 import pytest
 import torch
@@ -8,7 +10,16 @@ from mtp.checkpoint import save_model
 from mtp.config import ServeConfig
 from mtp.model import MTPModel
 from mtp.tokenizer import Tokenizer
+from serve.api_keys import KeyStore
 from tests.decode.tiny import KINDS, tiny_config, train
+
+
+def wait_for(condition, seconds=60):
+    """Until `condition()` holds; fails when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.2)
 
 
 @pytest.fixture(scope="session")
@@ -22,12 +33,27 @@ def model_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def endpoint(ray_cluster, model_folder):
+def endpoint_keys(tmp_path_factory):
+    """The store of the endpoint's API keys; empty, so that everybody may ask."""
+    return KeyStore(tmp_path_factory.mktemp("keys") / "keys.json")
+
+
+@pytest.fixture(scope="session")
+def endpoint(ray_cluster, model_folder, endpoint_keys):
     """The URL of a real Ray Serve endpoint."""
     from cluster.ports import free_ports
     from serve.deploy import deploy, undeploy
 
-    config = ServeConfig(port=free_ports(1)[0], max_batch_size=4, num_cpus=0.25)
+    config = ServeConfig(
+        port=free_ports(1)[0],
+        max_batch_size=4,
+        num_cpus=0.25,
+        max_ongoing_requests=20,
+        max_queued_requests=30,
+        max_body_bytes=200_000,
+        max_completion_tokens=100,
+        api_keys=str(endpoint_keys.path),
+    )
     url = deploy(str(model_folder), config)
     yield url
     undeploy(config.app_name)

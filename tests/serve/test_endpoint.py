@@ -1,10 +1,10 @@
 import json
-import time
 
 import pytest
 
 from mtp.config import ServeConfig
 from mtp.errors import MTPError, UsageError
+from tests.serve.conftest import wait_for
 
 GREEDY = {"prompt": "def f(x):", "max_tokens": 24, "temperature": 0, "ignore_eos": True}
 BAD_BODIES = [
@@ -25,10 +25,17 @@ BAD_BODIES = [
     b'{"prompt": "x", "min_tokens": 9, "max_tokens": 3}',
     b'{"prompt": "x", "n": 100000}',
     b'{"prompt": "x", "suffix": "y"}',
-    b'{"prompt": "x", "response_format": {"type": "json_object"}}',
+    b'{"prompt": "x", "response_format": {"type": "json_schema"}}',
+    b'{"prompt": "x", "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": 7}}}}',
     b'{"prompt": "x", "speculation": {"decoder": "unknown"}}',
     b'{"prompt": "x", "speculation": {"num_draft_tokens": 60}}',
 ]
+
+
+def value_of(page, name):
+    """Sum of a metric's samples in Prometheus' text."""
+    lines = [line for line in page.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
 def complete(client, **changes):
@@ -120,16 +127,12 @@ def test_a_client_that_leaves_frees_its_place(client):
     body = GREEDY | {"max_tokens": 100, "stream": True, "n": 16}
     with client.stream("POST", "/v1/completions", json=body) as response:
         next(response.iter_lines())
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        page = client.get("/metrics").text
-        if (
-            'num_requests_running{model_name="toy"} 0.0' in page
-            and 'num_requests_waiting{model_name="toy"} 0.0' in page
-        ):
-            break
-        time.sleep(0.1)
-    assert 'outcome="cancelled"' in client.get("/metrics").text
+
+    def freed(page):
+        idle = all(f"{name}{{" in page and value_of(page, name) == 0 for name in ("mtp_num_requests_running",))
+        return idle and 'outcome="cancelled"' in page
+
+    wait_for(lambda: freed(client.get("/metrics").text))
 
 
 def test_a_model_that_does_not_exist_is_refused_and_the_old_one_serves_on(client, endpoint, tmp_path):

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from mtp.cli import bench, cluster, config, jobs, models, quickstart, serving
+from mtp.cli import audit, bench, cluster, config, jobs, keys, models, plan, quickstart, serving, sweep
 
 app = typer.Typer(
     name="mtp",
@@ -30,5 +30,5 @@ def debugging() -> bool:
     return _state["debug"]
 
 
-for group in (quickstart, cluster, jobs, models, serving, bench, config):
+for group in (quickstart, cluster, jobs, models, plan, sweep, serving, audit, keys, bench, config):
     group.register(app)

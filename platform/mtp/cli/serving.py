@@ -9,7 +9,10 @@ from rich.text import Text
 from mtp.cli.console import AsJson, OptionalConfigFile, Overrides, console, notes, print_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mtp.decode import DecodeStats, Token
+    from mtp.model import MTPModel
     from mtp.tokenizer import Tokenizer
 
 ORIGIN_STYLES = ("", "green", "cyan", "magenta", "yellow", "blue", "red")
@@ -27,9 +30,16 @@ def deploy(
     model_uri: Annotated[str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/model, folder.")],
     config: OptionalConfigFile = None,
     overrides: Overrides = None,
+    name: Annotated[str | None, typer.Option(help="Clients ask for it by this; default: the model's own.")] = None,
+    canary: Annotated[
+        float | None, typer.Option(help="Per cent of the name's traffic, beside the version served.", min=0.1, max=99.9)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Serve a model on the cluster behind an OpenAI-compatible endpoint; returns when it is ready."""
+    """Serve a model on the cluster behind an OpenAI-compatible endpoint; returns when it is ready.
+
+    A URI with an alias is followed: when the alias moves (mtp promote), the new version is rolled in.
+    """
     from cluster.local import connect
     from mtp.cli.cluster import configuration
     from serve.deploy import deploy as start
@@ -37,21 +47,25 @@ def deploy(
     settings = configuration(config, overrides).serve
     connect()
     with notes.status(f"Ray Serve loads {model_uri}"):
-        url = start(model_uri, settings)
+        url = start(model_uri, settings, name=name, canary_percent=canary, on_note=lambda text: notes.print(text))
     if as_json:
         print_json({"model": model_uri, "endpoint": url})
     else:
         console.print(f"{model_uri} answers at {url}")
 
 
-def undeploy(app_name: Annotated[str, typer.Option(help="Application to stop.")] = "mtp") -> None:
-    """Stop serving."""
+def undeploy(
+    model: Annotated[str | None, typer.Argument(help="Name of one of several models; default: everything.")] = None,
+    app_name: Annotated[str, typer.Option(help="Endpoint to stop.")] = "mtp",
+) -> None:
+    """Stop serving a model, or the whole endpoint."""
     from cluster.local import connect
     from serve.deploy import undeploy as stop
 
     connect()
-    stop(app_name)
-    console.print(f"{app_name} is not served any more")
+    what = model or app_name
+    stopped = stop(app_name, model)
+    console.print(f"{what} is not served any more" if stopped else f"{what} was not served")
 
 
 def generate(
@@ -59,37 +73,78 @@ def generate(
     prompt: str,
     decoder: Annotated[str | None, typer.Option(help="Default: mtp where the model has modules.")] = None,
     num_draft_tokens: Annotated[int | None, typer.Option(help="Drafts a step; default: chosen by the engine.")] = None,
+    draft_model: Annotated[str | None, typer.Option(help="URI of the small model of decoder draft_model.")] = None,
+    acceptance: Annotated[str, typer.Option(help="exact; or, for comparison, threshold or typical (lossy).")] = "exact",
     max_tokens: int = 64,
     temperature: float = 0.0,
     seed: int | None = None,
+    json_schema: Annotated[str | None, typer.Option(help="JSON schema, or @FILE, that the output satisfies.")] = None,
+    regex: Annotated[str | None, typer.Option(help="Regular expression that the whole output matches.")] = None,
+    grammar: Annotated[str | None, typer.Option(help="EBNF or Lark, or @FILE, that the output follows.")] = None,
+    probe: Annotated[bool, typer.Option(help="Check the model against what it was when it was made.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Continue PROMPT in this process; tokens are coloured by how they came."""
-    from mtp.checkpoint import load_model
     from mtp.cli.session import registry
-    from mtp.decode import DecodeStats, Sampling, Speculation, default_speculation, stream
+    from mtp.decode import DecodeStats, GrammarCompiler, Sampling, Speculation, default_speculation, stream
     from mtp.registry import fetch_model
     from mtp.tokenizer import Tokenizer
 
+    sampling = Sampling(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+        json_schema=argument_or_file(json_schema),
+        regex=regex,
+        grammar=argument_or_file(grammar),
+    )
     with notes.status(f"Loading {model_uri}"):
         folder = fetch_model(model_uri, registry())
-        model, tokenizer = load_model(folder), Tokenizer.load(folder)
-    default = default_speculation(model)
-    speculation = Speculation(decoder=decoder or default.decoder, num_draft_tokens=num_draft_tokens)  # type: ignore[arg-type]
+        model, tokenizer = load_checked(folder, probe), Tokenizer.load(folder)
+        drafter = load_checked(fetch_model(draft_model, registry()), probe) if draft_model else None
+    chosen = decoder or ("draft_model" if drafter else default_speculation(model).decoder)
+    speculation = Speculation(decoder=chosen, num_draft_tokens=num_draft_tokens, acceptance=acceptance)  # type: ignore[arg-type]
     speculation.check()
     stats = DecodeStats()
     tokens = stream(
         model,
         tokenizer.encode(prompt),
-        Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed),
+        sampling,
         speculation,
         eos_ids=(tokenizer.eos_id,),
         stats=stats,
+        grammars=GrammarCompiler(tokenizer, model.config.vocab_size),
+        draft_model=drafter,
     )
     if as_json:
         print_generation(list(tokens), tokenizer, stats)
     else:
         show_tokens(tokens, tokenizer, prompt, stats)
+
+
+def load_checked(folder: "Path", probe: bool) -> "MTPModel":
+    """The model in `folder`; refused where the probe finds that its modules have collapsed."""
+    from mtp.checkpoint import load_model
+    from mtp.decode.probe import check_probe
+
+    model = load_model(folder)
+    if probe:
+        check_probe(folder, model)
+    return model
+
+
+def argument_or_file(value: str | None) -> str | None:
+    """An option's value; `@FILE` stands for the content of FILE."""
+    from pathlib import Path
+
+    from mtp.errors import UsageError
+
+    if value is None or not value.startswith("@"):
+        return value
+    try:
+        return Path(value[1:]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {value[1:]}: {error}") from None
 
 
 def print_generation(tokens: list["Token"], tokenizer: "Tokenizer", stats: "DecodeStats") -> None:
@@ -102,6 +157,9 @@ def print_generation(tokens: list["Token"], tokenizer: "Tokenizer", stats: "Deco
             "origins": [token.origin for token in tokens],
             "tokens_per_step": stats.tokens_per_step,
             "acceptance_per_position": stats.acceptance_per_position,
+            "target_passes": stats.target_passes,
+            "draft_seconds": stats.draft_seconds,
+            "verify_seconds": stats.verify_seconds,
         }
     )
 

@@ -71,7 +71,7 @@ class ServeConfig(Section):
     max_body_bytes: PositiveInt = 16 * 2**20
     request_timeout_s: PositiveFloat = 600
     """Longest that one request may take, waiting included."""
-    cors_origins: list[str] = []
+    cors_origins: tuple[str, ...] = ()
     """Web pages of other origins that browsers let in, such as https://example.com; none by default."""
     log_prompts: bool = False
     """Write prompts and outputs into the log, beside the counts."""
