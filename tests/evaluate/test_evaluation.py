@@ -8,8 +8,10 @@ from mtp.checkpoint import load_model, save_model
 from mtp.data import read_rows
 from mtp.errors import MTPError, UsageError
 from mtp.evaluate import EvaluationReport, evaluate
+from mtp.evaluate.documents import whole_documents
 from mtp.tokenizer import Tokenizer
-from tests.evaluate.conftest import TOKENIZER, VOCABULARY, tiny_model
+from tests.data.datasets import write_dataset
+from tests.evaluate.conftest import TOKENIZER, TOKENS, VOCABULARY, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -17,33 +19,43 @@ def report(model_folder, dataset):
     return evaluate(model_folder, dataset, max_rows=12, batch_size=5, prompts=3, prompt_tokens=4, new_tokens=8)
 
 
-def expected_losses(model_folder, dataset, rows):
-    """Cross-entropy, top-1 and agreement of each horizon, one position at a time, and the bytes behind horizon 1."""
+def expected_losses(model_folder, dataset, rows, window=16, stride=8):
+    """Cross-entropy, top-1 and agreement of each horizon, one token at a time, and the bytes behind horizon 1."""
     model, tokenizer = load_model(model_folder), Tokenizer.load(model_folder)
     tokens, document = read_rows(dataset, limit=rows)
-    with torch.no_grad():
-        logits = [model.logits(h, k) for k, h in enumerate(model(tokens, document), 1)]
-    nll, top1, agreement = ([[] for _ in logits] for _ in range(3))
+    n = model.config.n_future
+    nll, top1, agreement = ([[] for _ in range(n)] for _ in range(3))
     text_bytes = 0
-    for row in range(rows):
-        for slot in range(tokens.shape[1]):
-            for k in range(1, len(logits) + 1):
-                if slot + k >= tokens.shape[1] or document[row, slot] != document[row, slot + k]:
+    for _, ids in whole_documents(tokens, document, eos_id=0):
+        for place in range(1, len(ids)):
+            start = 0
+            while start + window <= place:  # the first window that holds the token
+                start += stride
+            with torch.no_grad():
+                hiddens = model(padded(ids[start : start + window], n).unsqueeze(0))
+                logits = [model.logits(h, k)[0] for k, h in enumerate(hiddens, 1)]
+            for k in range(1, n + 1):
+                slot = place - start - k
+                if slot < 0:
                     continue
-                target, scores = tokens[row, slot + k], logits[k - 1][row, slot]
-                nll[k - 1].append(float(F.cross_entropy(scores, target)))
-                top1[k - 1].append(int(scores.argmax()) == int(target))
-                agreement[k - 1].append(int(scores.argmax()) == int(logits[0][row, slot + k - 1].argmax()))
-                if k == 1:
-                    text_bytes += len(tokenizer.token_bytes(int(target)))
+                scores = logits[k - 1][slot]
+                nll[k - 1].append(float(F.cross_entropy(scores, ids[place])))
+                top1[k - 1].append(int(scores.argmax()) == int(ids[place]))
+                agreement[k - 1].append(int(scores.argmax()) == int(logits[0][slot + k - 1].argmax()))
+            text_bytes += len(tokenizer.token_bytes(int(ids[place])))
     return nll, top1, agreement, text_bytes
+
+
+def padded(ids, length):
+    """A model reads no row shorter than its horizons; what comes later changes nothing before it."""
+    return F.pad(ids, (0, max(0, length - len(ids))))
 
 
 def mean(values):
     return sum(values) / len(values)
 
 
-def test_losses_equal_a_loop_over_positions(report, model_folder, dataset):
+def test_losses_equal_a_loop_over_the_tokens_of_whole_documents(report, model_folder, dataset):
     nll, top1, agreement, text_bytes = expected_losses(model_folder, dataset, 12)
     assert report.rows == 12
     assert report.tokens == len(nll[0])
@@ -78,13 +90,56 @@ def test_metrics_carry_the_names_that_the_registry_keeps(report):
         *(f"eval/loss_h{k}" for k in (1, 2, 3, 4)),
         *(f"eval/top1_h{k}" for k in (1, 2, 3, 4)),
         *(f"eval/agreement_h{k}" for k in (2, 3, 4)),
+        *(f"eval/ece_h{k}" for k in (1, 2, 3, 4)),
         *(f"eval/acceptance_p{k}" for k in (1, 2, 3)),
+        *(f"eval/sampled_acceptance_p{k}" for k in (1, 2, 3)),
+        "eval/sampled_tokens_per_step",
         "eval/predicted_tokens_per_step",
         "eval/tokens_per_step",
         "eval/draft_cost",
     }
     assert names["eval/loss_h2"] == report.loss[1]
     assert names["eval/acceptance_p1"] == report.decoding.acceptance[0]
+
+
+def test_calibration_compares_confidence_with_how_often_it_was_right(report, model_folder, dataset):
+    from mtp.evaluate.held_out import expected_calibration_error
+
+    assert sum(cell.count for cell in report.reliability[0]) == report.tokens
+    assert len(report.ece) == 4 and all(0 <= error <= 1 for error in report.ece)
+    bins = torch.zeros(3, 1, 10)
+    bins[:, 0, 9] = torch.tensor([8.0, 7.6, 6.0])  # 95 % sure, right 75 % of the time
+    bins[:, 0, 2] = torch.tensor([2.0, 0.5, 0.5])  # right as often as said
+    assert expected_calibration_error(bins) == pytest.approx([0.8 * 0.2])
+
+
+def test_domains_are_measured_each_for_itself(report, model_folder, dataset, tmp_path):
+    write_dataset(tmp_path / "other", shard_rows=(6,), seq_len=16, vocab_size=TOKENS, seed=5)
+    sizes = {"max_rows": 12, "prompts": 3, "prompt_tokens": 4, "new_tokens": 8}
+    both = evaluate(model_folder, dataset, domains={"other": str(tmp_path / "other")}, **sizes)
+    alone = evaluate(model_folder, tmp_path / "other", **sizes)
+    assert both.loss == pytest.approx(report.loss)
+    assert both.domains["other"].perplexity == pytest.approx(alone.perplexity)
+    assert both.domains["other"].acceptance == alone.decoding.acceptance
+    assert both.metrics()["eval/other/acceptance_p1"] == alone.decoding.acceptance[0]
+
+
+def test_parts_measured_apart_give_the_same_report(report, model_folder, dataset, monkeypatch):
+    from mtp.evaluate import parts
+
+    monkeypatch.setattr(parts, "ROWS_PER_PART", 5)
+    monkeypatch.setattr(parts, "PROMPTS_PER_PART", 1)
+    again = evaluate(model_folder, dataset, max_rows=12, batch_size=3, prompts=3, prompt_tokens=4, new_tokens=8)
+    assert again.tokens == report.tokens
+    assert again.loss == pytest.approx(report.loss, rel=1e-5)
+    assert again.decoding.acceptance == report.decoding.acceptance
+
+
+def test_a_stride_that_hides_a_horizon_is_refused(model_folder, dataset):
+    with pytest.raises(UsageError, match=r"evaluate\.stride is 13; it must be .* at most window - n_future \(12\)"):
+        evaluate(model_folder, dataset, stride=13)
+    with pytest.raises(UsageError, match=r"evaluate\.window is 65"):
+        evaluate(model_folder, dataset, window=65)
 
 
 def test_a_report_survives_json(report):

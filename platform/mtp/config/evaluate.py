@@ -1,20 +1,33 @@
 """What an evaluation reads, and how much of it."""
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from mtp.config.base import Section
 
 
 class EvaluateConfig(Section):
-    """Perplexity and agreement on held-out rows; acceptance on the model's own continuations of held-out prompts."""
+    """Perplexity and agreement on held-out text; acceptance on the model's own continuations of held-out prompts."""
 
     model: str | None = None
     """Model URI; unset: the newest `candidate` of tracking.model_name."""
     data: str | None = None
     """Prepared data set; unset: `validation` under data.path."""
+    domains: dict[str, str] = {}
+    """Further prepared data sets by name, measured each for itself; unset: the `validation` of every source of
+    data.mixture."""
     max_rows: PositiveInt = 256
     batch_size: PositiveInt = 8
-    prompts: PositiveInt = 16
+    window: PositiveInt | None = None
+    """Tokens that the model reads at once; unset: a row of the data."""
+    stride: PositiveInt | None = None
+    """Tokens by which windows of a long document advance; unset: half a window."""
+    prompts: NonNegativeInt = 16
     """Held-out prompts that are continued to measure acceptance and speed."""
     prompt_tokens: PositiveInt = 64
     new_tokens: PositiveInt = 64
+    temperature: NonNegativeFloat = 1.0
+    """Of the sampled output whose acceptance is measured beside the greedy one's; 0 leaves it out."""
+    workers: PositiveInt = 2
+    """Parts of an evaluation that are measured at a time."""
+    cpus: PositiveFloat = 0.5
+    """What each of them reserves on the cluster; where training uses GPUs, one of them too."""

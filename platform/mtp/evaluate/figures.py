@@ -68,6 +68,25 @@ def acceptance_figure(acceptance: Sequence[float], agreement: Sequence[float] = 
     return figure
 
 
+def reliability_figure(reliability: Sequence[Sequence[tuple[float, float]]], ece: Sequence[float]) -> "Figure":
+    """How often the most likely token was right, over how likely it was said to be; on the diagonal: calibrated.
+
+    Args:
+        reliability: horizons 1..n: (confidence, share correct) of each bin that holds anything.
+        ece: horizons 1..n: the expected calibration error.
+    """
+    figure, axes = canvas("Calibration on held-out text", "confidence in the most likely token", "share correct")
+    axes.plot([0, 1], [0, 1], color="#888888", linestyle="--", linewidth=1, label="calibrated")
+    for k, (points, error) in enumerate(zip(reliability, ece, strict=True), 1):
+        colour, marker = COLOURS[(k - 1) % len(COLOURS)], MARKERS[(k - 1) % len(MARKERS)]
+        label = f"horizon {k}, ECE {error:.3f}"
+        axes.plot([x for x, _ in points], [y for _, y in points], color=colour, marker=marker, label=label)
+    axes.set_xlim(0, 1)
+    _share_axis(axes)
+    axes.legend(frameon=False)
+    return figure
+
+
 def canvas(title: str, x: str, y: str) -> "tuple[Figure, Axes]":
     """An empty figure in the style of all of them."""
     from matplotlib.figure import Figure

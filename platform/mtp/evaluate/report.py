@@ -21,8 +21,17 @@ class DraftLength(BaseModel):
     """Tokens per second over standard decoding's."""
 
 
+class SampledDecoding(BaseModel):
+    """The same with the most drafts a step and sampling, by the exact acceptance rule."""
+
+    temperature: float
+    tokens: int
+    acceptance: list[float]
+    tokens_per_step: float
+
+
 class Decoding(BaseModel):
-    """True acceptance: drafts against the model's own greedy output, one prompt at a time."""
+    """True acceptance: drafts against the model's own output, greedy and sampled, one prompt at a time."""
 
     prompts: int
     tokens: int
@@ -34,6 +43,8 @@ class Decoding(BaseModel):
     """c: seconds of one draft step over seconds of one target pass of standard decoding; 0 without modules."""
     lengths: list[DraftLength]
     """K = 1..n-1; empty for a model without prediction modules."""
+    sampled: SampledDecoding | None = None
+    """None for a model without prediction modules."""
 
     @property
     def acceptance(self) -> list[float]:
@@ -46,16 +57,43 @@ class Decoding(BaseModel):
         return self.lengths[-1].tokens_per_step if self.lengths else 1.0
 
 
+class ReliabilityBin(BaseModel):
+    """Targets whose most likely token got a probability in one tenth of [0, 1]."""
+
+    count: int
+    confidence: float
+    """Mean of those probabilities."""
+    correct: float
+    """How often that token was the target."""
+
+
+class DomainReport(BaseModel):
+    """One domain: a prepared data set of its own."""
+
+    data: str
+    tokens: int
+    perplexity: float
+    bits_per_byte: float
+    agreement: list[float]
+    acceptance: list[float]
+    """Greedy, with the most drafts a step."""
+    tokens_per_step: float
+
+
 class EvaluationReport(BaseModel):
-    """A model on held-out rows, and on its own continuations of held-out prompts."""
+    """A model on held-out documents, and on its own continuations of held-out prompts."""
 
     model: str
     data: str
     rows: int
     tokens: int
     """Targets of horizon 1."""
+    window: int
+    """Tokens that the model reads at once."""
+    stride: int
+    """Tokens by which windows of a long document advance: each token sees at least window - stride before it."""
     perplexity: float
-    """exp of the mean loss of horizon 1, over tokens that have a predecessor in their document and row."""
+    """exp of the mean loss of horizon 1, over every token of the documents but their first."""
     bits_per_byte: float
     """The same loss in bits, over the bytes of text that those tokens stand for."""
     loss: list[float]
@@ -64,10 +102,16 @@ class EvaluationReport(BaseModel):
     """Horizons 1..n: share of targets that are the most likely token."""
     agreement: list[float]
     """Horizons 2..n: share of targets where the horizon's most likely token is horizon 1's for the same slot."""
+    ece: list[float]
+    """Horizons 1..n: expected calibration error, the mean gap between confidence and how often it was right."""
+    reliability: list[list[ReliabilityBin]]
+    """Horizons 1..n: ten bins each."""
     predicted_tokens_per_step: float
     """From the agreements alone: 1 + how often horizons 2..k agree, over k. Compare `decoding.tokens_per_step`."""
     decoding: Decoding | None = None
     """None if no prompts were decoded."""
+    domains: dict[str, DomainReport] = {}
+    """By name; empty unless domains were asked for."""
 
     @property
     def n_future(self) -> int:
@@ -84,6 +128,7 @@ class EvaluationReport(BaseModel):
         named |= {f"eval/loss_h{k}": value for k, value in enumerate(self.loss, 1)}
         named |= {f"eval/top1_h{k}": value for k, value in enumerate(self.top1, 1)}
         named |= {f"eval/agreement_h{k}": value for k, value in enumerate(self.agreement, 2)}
+        named |= {f"eval/ece_h{k}": value for k, value in enumerate(self.ece, 1)}
         named["eval/predicted_tokens_per_step"] = self.predicted_tokens_per_step
         if self.decoding is not None:
             named |= {f"eval/acceptance_p{k}": value for k, value in enumerate(self.decoding.acceptance, 1)}
@@ -91,4 +136,28 @@ class EvaluationReport(BaseModel):
                 "eval/tokens_per_step": self.decoding.tokens_per_step,
                 "eval/draft_cost": self.decoding.draft_cost,
             }
+            if self.decoding.sampled is not None:
+                named |= {f"eval/sampled_acceptance_p{k}": a for k, a in enumerate(self.decoding.sampled.acceptance, 1)}
+                named["eval/sampled_tokens_per_step"] = self.decoding.sampled.tokens_per_step
+        for name, domain in self.domains.items():
+            named[f"eval/{name}/ppl"] = domain.perplexity
+            named[f"eval/{name}/tokens_per_step"] = domain.tokens_per_step
+            named |= {f"eval/{name}/acceptance_p{k}": value for k, value in enumerate(domain.acceptance, 1)}
         return named
+
+    def table(self) -> tuple[list[str], list[list[float | int | str | None]]]:
+        """Column names and one row a horizon, for the registry's table view and the terminal."""
+        columns = ["horizon", "loss", "top-1", "agreement", "ECE", "acceptance", "tokens/step", "predicted", "measured"]
+        lengths = self.decoding.lengths if self.decoding else []
+        rows: list[list[float | int | str | None]] = []
+        for k in range(1, self.n_future + 1):
+            row: list[float | int | str | None] = [k, self.loss[k - 1], self.top1[k - 1]]
+            row += [self.agreement[k - 2] if k > 1 else None, self.ece[k - 1]]
+            if 2 <= k <= len(lengths) + 1:
+                length = lengths[k - 2]
+                row += [length.acceptance[-1], length.tokens_per_step]
+                row += [length.predicted_speedup, length.measured_speedup]
+            else:
+                row += [None] * 4
+            rows.append(row)
+        return columns, rows
