@@ -1,7 +1,8 @@
 """A training's driver in a process of its own, for tests that kill it: trains the configuration in a file.
 
 Joins the cluster that its environment names, and prints every event as a line, `repr` of the dataclass. Given a step,
-it makes a cluster of two nodes instead, and ends the second one, as a power cut would, when that step is done.
+it makes a cluster of two nodes instead, and ends the second one, as a power cut would, when that step is done. Another
+node takes its place, unless the word `alone` follows.
 """
 
 import os
@@ -35,7 +36,7 @@ def on_the_cluster(*arguments):
     return train(*arguments)
 
 
-def on_two_nodes(config_file, run_id, step):
+def on_two_nodes(config_file, run_id, step, alone):
     """Cluster.add_node wants the main thread, so the training has another."""
     from ray.cluster_utils import Cluster
 
@@ -59,7 +60,8 @@ def on_two_nodes(config_file, run_id, step):
     training.start()
     due.wait()
     cluster.remove_node(second, allow_graceful=False)
-    cluster.add_node(**node)
+    if not alone:
+        cluster.add_node(**node)
     training.join()
     ray.shutdown()
     cluster.shutdown()
@@ -68,4 +70,4 @@ def on_two_nodes(config_file, run_id, step):
 
 if __name__ == "__main__":
     file, run, *lost = sys.argv[1:]
-    sys.exit(on_two_nodes(file, run, int(lost[0])) if lost else on_the_cluster(file, run))
+    sys.exit(on_two_nodes(file, run, int(lost[0]), "alone" in lost) if lost else on_the_cluster(file, run))

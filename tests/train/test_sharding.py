@@ -1,8 +1,13 @@
+from pathlib import Path
+
 import pytest
 
-from mtp.config import build_config
+from mtp.config import build_config, load_config
 from mtp.errors import UsageError
+from mtp.model import MTPModel
+from mtp.train.acceleration import accelerate
 from mtp.train.sharding import check_sharding
+from tests.test_docs import ROOT, commands
 from tests.train.small import SIZES
 
 REFUSED = [
@@ -37,3 +42,20 @@ def test_every_stage_takes_expert_parallelism(stage):
 def test_every_number_of_workers_that_may_occur_must_divide_the_batch(workers):
     with pytest.raises(UsageError, match=r"num_workers"):
         config({"num_workers": workers, "batch_size": 8}, {})
+
+
+def test_every_training_command_of_the_scaling_page_passes_the_checks():
+    trainings = [words[3:] for words in commands(ROOT / "docs" / "scaling.md") if words[:2] == ["train", "--config"]]
+    assert len(trainings) > 8
+    for words in trainings:
+        check_sharding(load_config(Path("configs/small.yaml"), words))
+
+
+def test_compiling_without_a_compiler_is_refused():
+    from torch._inductor import config as inductor
+
+    with (
+        inductor.patch({"cpp.cxx": ("/nowhere/g++",)}),
+        pytest.raises(UsageError, match=r"no C\+\+ compiler.*set train\.compile=false"),
+    ):
+        accelerate(MTPModel(config({}, {}).model), config({"compile": True}, {}).train)

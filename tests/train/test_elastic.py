@@ -1,0 +1,33 @@
+"""`num_workers: [min, max]`: as many workers as the cluster has room for, and the same loss curve with any number."""
+
+import re
+
+import pytest
+import torch
+
+from mtp.config import dump_config
+from mtp.registry import metric_history
+from mtp.train.events import WorkerReady
+from tests.train.fits import Run, new_run, settings
+from tests.train.test_faults import Driver
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_group_starts_with_as_many_workers_as_there_is_room_for(through, root):
+    run = Run(settings(root, "cramped", num_workers=[1, 2], cpus_per_worker=2.5), through.uri)
+    assert [ready.world for ready in run.of(WorkerReady)] == [1]
+    torch.testing.assert_close(run.losses(), through.losses(), rtol=1e-4, atol=0)
+
+
+def test_a_group_shrinks_when_a_node_is_lost_and_the_loss_curve_goes_on(through, root, tmp_path):
+    (tmp_path / "config.yaml").write_text(
+        dump_config(settings(root, "shrinking", num_workers=[1, 2], cpus_per_worker=0.9, zero_stage=2))
+    )
+    run_id = new_run(through.uri)
+    said, code = Driver(tmp_path / "config.yaml", run_id, "18", "alone").end()
+    assert code == 0, said
+    assert re.findall(r"WorkerReady\(rank=\d, world=(\d)", said) == ["2", "2", "1"], said
+    assert "resumed_from='step-" in said
+    losses = dict(metric_history(run_id, uri=through.uri)["train/loss"])
+    torch.testing.assert_close(losses, through.losses(), rtol=1e-4, atol=0)
