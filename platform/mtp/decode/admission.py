@@ -44,6 +44,11 @@ class DraftLimits:
         return self.modules if decoder in MODULE_DECODERS else self.lookup
 
 
+def is_adaptive(speculation: Speculation) -> bool:
+    """Whether the engine's controller may choose the draft length."""
+    return speculation.decoder == "mtp" and speculation.num_draft_tokens is None
+
+
 def check_request(
     request: Request, config: ModelConfig, max_model_len: int, limits: DraftLimits, cache_tokens: int
 ) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mtp.decode.acceptance import Drafted
+from mtp.decode.controller import DraftController
 from mtp.decode.draft_model import DraftModel
 from mtp.decode.module_drafter import ModuleDrafter
 from mtp.decode.processors import one_hot_ids
@@ -33,9 +34,11 @@ class Drafting:
         max_model_len: int,
         stats: DecodeStats,
         draft_model: DraftModel | None = None,
+        controller: DraftController | None = None,
     ) -> None:
         self._modules = modules
         self._draft_model = draft_model
+        self._controller = controller
         self._rows = rows
         self._verifier = verifier
         self._vocab_size = vocab_size
@@ -79,9 +82,9 @@ class Drafting:
         if (settled := _with_draft_model(sequences)) and self._draft_model is not None:
             self._draft_model.settle(settled)
         groups: dict[str, list[Sequence]] = {"modules": [], "draft_model": [], "lookup": []}
-        for sequence in sequences:
-            sequence.drafts = self._wanted(sequence)
-            if sequence.drafts:
+        for sequence, wanted in zip(sequences, self._lengths(sequences), strict=True):
+            sequence.drafts = wanted
+            if wanted:
                 groups[_source(sequence)].append(sequence)
         parts = [self._timed(self._modules, groups["modules"]), self._timed(self._draft_model, groups["draft_model"])]
         parts.append((None, [self._draft_by_lookup(sequence) for sequence in groups["lookup"]]))
@@ -93,6 +96,24 @@ class Drafting:
     def forget(self, sequence: Sequence) -> None:
         """The sequence has ended."""
         self._lookups.forget(sequence)
+
+    def _lengths(self, sequences: Items[Sequence]) -> list[int]:
+        """Drafts for each: as many as it asks for and has room for, or as many as the controller gives it."""
+        wanted = [self._wanted(sequence) for sequence in sequences]
+        if self._controller is None:
+            return wanted
+        chosen = [place for place, sequence in enumerate(sequences) if self._controller.controls(sequence)]
+        if chosen:
+            fixed = sum(1 + wanted[place] for place in range(len(sequences)) if place not in chosen)
+            some = [sequences[place] for place in chosen]
+            lengths = self._controller.choose(some, [wanted[place] for place in chosen], fixed)
+            for place, length in zip(chosen, lengths, strict=True):
+                wanted[place] = length
+            for sequence in some:
+                if self._controller.gave_up(sequence):
+                    self._controller.leave(sequence)
+                    sequence.stop_drafting()
+        return wanted
 
     def _wanted(self, sequence: Sequence) -> int:
         room = min(sequence.remaining - 1, self._max_model_len - len(sequence.tokens))
@@ -114,6 +135,9 @@ class Drafting:
         began = time.perf_counter()
         drafted = self._draft_by_model(drafter, sequences)
         seconds = time.perf_counter() - began
+        if self._controller is not None and drafter is self._modules:
+            levels = max(sequence.drafts for sequence in sequences)
+            self._controller.costs.drafted(len(sequences), levels, seconds)
         for sequence in sequences:
             sequence.stats.draft_seconds += seconds
         return drafted

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from mtp.decode.acceptance import Drafted
-from mtp.decode.admission import MODULE_DECODERS, DraftLimits, check_request
+from mtp.decode.admission import MODULE_DECODERS, DraftLimits, check_request, is_adaptive
 from mtp.decode.blocks import BlockPool
 from mtp.decode.cache import LatentPages
+from mtp.decode.calibration import step_costs
+from mtp.decode.controller import DraftController
 from mtp.decode.draft_model import DraftModel
 from mtp.decode.drafting import Drafting
 from mtp.decode.grammar import GrammarCompiler
@@ -82,7 +84,12 @@ class Engine:
         modules = drafts if request.speculation.decoder in MODULE_DECODERS else 0
         if not self.model.prediction.chained:
             modules = min(modules, 1)
+        adaptive = self._controller is not None and is_adaptive(request.speculation)
+        if adaptive and not self._controller.admits(self.running):
+            drafts = modules = 0
         sequence = Sequence(next(self._ids), request, self._scheduler.now, drafts, modules)
+        if adaptive and drafts:
+            self._controller.enter(sequence)
         if request.sampling.penalised:
             sequence.counts = TokenCounts(request.prompt, self.model.config.vocab_size, self._device)
         if request.sampling.constrained:
@@ -196,7 +203,10 @@ class Engine:
             sequence.computed += 1
         drafted = self._drafting.take(sequences, drafts, tokens)
         alive = self._emit(sequences, self._network.logits(hidden), drafted, outputs, began)
-        self.stats.verify_seconds += time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        self.stats.verify_seconds += seconds
+        if self._controller is not None:
+            self._controller.costs.verified(int(drafts.sum()) + len(drafts), seconds)
         return alive
 
     def _target_pass(self, sequences: list[Sequence], counts: np.ndarray) -> tuple[np.ndarray, Tensor, Tensor]:
@@ -264,6 +274,8 @@ class Engine:
             sequence.counts.add(ids)
         sequence.stats.count_step(len(ids), drafted, stood)
         self.stats.count_step(len(ids), drafted, stood)
+        if self._controller is not None:
+            self._controller.observe(sequence, drafted, accepted)
         return output
 
     def _cut(self, sequence: Sequence, ids: list[int]) -> tuple[list[int], FinishReason | None]:
@@ -279,6 +291,8 @@ class Engine:
     def _end(self, sequence: Sequence, *, forget: bool = False) -> None:
         del self._live[sequence.id]
         self._drafting.forget(sequence)
+        if self._controller is not None:
+            self._controller.leave(sequence)
         retired = self._scheduler.finish(sequence, forget=forget)
         if forget and retired:
             self._pages.erase(retired)
@@ -297,7 +311,13 @@ class Engine:
         self._network = choose_network(model, self._rows, self._pages, options)
         self._scheduler = Scheduler(options, self._pool, self._rows)
         self._verifier = Verifier(self.eos_ids, config.vocab_size, weight.device)
-        modules = ModuleDrafter(model, self._network, self._rows, depth, options.max_batch_size) if depth else None
+        modules: ModuleDrafter | None = None
+        if depth:
+            size, vocab_size = options.max_batch_size, options.draft_vocab_size
+            modules = ModuleDrafter(model, self._network, self._rows, depth, size, vocab_size)
+        self._controller: DraftController | None = None
+        if options.adaptive_drafts and drafts:
+            self._controller = DraftController(step_costs(model, self._network, self._rows, drafts), drafts)
         self._drafting = Drafting(
             modules,
             self._rows,
@@ -306,6 +326,7 @@ class Engine:
             self.max_model_len,
             self.stats,
             self._build_draft_model(),
+            self._controller,
         )
 
     def _build_draft_model(self) -> DraftModel | None:

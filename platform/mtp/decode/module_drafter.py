@@ -32,10 +32,14 @@ Choose = Callable[[np.ndarray, Tensor, int], Tensor]
 class ModuleDrafter:
     """Up to `depth` drafts a step. For chained kinds `depth` may exceed the trained modules: the last one recurses."""
 
-    def __init__(self, model: MTPModel, network: Network, rows: Rows, depth: int, size: int) -> None:
+    def __init__(
+        self, model: MTPModel, network: Network, rows: Rows, depth: int, size: int, vocab_size: int | None
+    ) -> None:
+        """`vocab_size`: drafts come from the first so many ids; None: from all."""
         weight = model.model.embed_tokens.weight
         self._config = model.config
         self._network = network
+        self._vocab_size = vocab_size
         self._rows = rows
         self._chained = model.prediction.chained
         self._levels = depth if self._chained else 1
@@ -86,9 +90,12 @@ class ModuleDrafter:
         rows = row_numbers(sequences)
         lengths = np.array([len(sequence.tokens) for sequence in sequences])
         step = self._draft_chain if self._chained else self._draft_horizons
-        return step(rows, lengths, counts, choose)
+        whole = any(sequence.grammar is not None for sequence in sequences)  # a grammar may want any token
+        return step(rows, lengths, counts, choose, whole)
 
-    def _draft_chain(self, rows: np.ndarray, lengths: np.ndarray, counts: np.ndarray, choose: Choose) -> Tensor:
+    def _draft_chain(
+        self, rows: np.ndarray, lengths: np.ndarray, counts: np.ndarray, choose: Choose, whole: bool
+    ) -> Tensor:
         drafts = []
         for k in range(1, int(counts.max()) + 1):
             pick = np.flatnonzero(counts >= k)
@@ -102,11 +109,13 @@ class ModuleDrafter:
                 valid = np.arange(positions.shape[1]) < window[:, None]
                 self._ring.write(k, self._ring.places(chosen, positions, valid), hidden)
             self._rows.filled[chosen, k - 1] = np.maximum(length - k, 0)
-            logits = self._network.logits(_last(hidden, window), horizon=self._horizon(k))
+            logits = self._logits(_last(hidden, window), self._horizon(k), whole)
             drafts.append(self._place(pick, chosen, length + k - 1, choose(pick, logits, k - 1), len(rows)))
         return torch.stack(drafts, dim=1)
 
-    def _draft_horizons(self, rows: np.ndarray, lengths: np.ndarray, counts: np.ndarray, choose: Choose) -> Tensor:
+    def _draft_horizons(
+        self, rows: np.ndarray, lengths: np.ndarray, counts: np.ndarray, choose: Choose, whole: bool
+    ) -> Tensor:
         starts = self._rows.filled[rows, 0]
         window = lengths - 1 - starts
         positions = self._rows.window(starts, window)
@@ -117,7 +126,7 @@ class ModuleDrafter:
         for k in range(1, int(counts.max()) + 1):
             pick = np.flatnonzero(counts >= k)
             state = _last(states[k - 1], window)[self._index(pick)]
-            ids = choose(pick, self._network.logits(state, horizon=k + 1), k - 1)
+            ids = choose(pick, self._logits(state, k + 1, whole), k - 1)
             drafts.append(self._place(pick, rows[pick], lengths[pick] + k - 1, ids, len(rows)))
         return torch.stack(drafts, dim=1)
 
@@ -145,6 +154,15 @@ class ModuleDrafter:
         if len(pick) == total:
             return ids
         return ids.new_zeros(total).index_copy_(0, self._index(pick), ids)
+
+    def _logits(self, state: Tensor, horizon: int, whole: bool) -> Tensor:
+        """states (R, d) -> logits (R, V), -inf for ids that are not drafted."""
+        size = self._config.vocab_size
+        if whole or self._vocab_size is None or self._vocab_size >= size:
+            return self._network.logits(state, horizon)
+        logits = state.new_full((len(state), size), float("-inf"))
+        logits[:, : self._vocab_size] = self._network.logits(state, horizon, first=self._vocab_size)
+        return logits
 
     def _horizon(self, k: int) -> int:
         return min(k + 1, self._config.n_future)

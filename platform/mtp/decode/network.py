@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 from torch import Tensor
+from torch.nn.functional import linear
 
 from mtp.decode.rows import Rows
 from mtp.model import MTPModel
@@ -46,8 +47,8 @@ class Network(Protocol):
         """Other modules: h^0 (B, q, d) -> the states (B, q, d) of horizons 2..n."""
         ...
 
-    def logits(self, hidden: Tensor, horizon: int = 1) -> Tensor:
-        """States (..., d) -> logits (..., V)."""
+    def logits(self, hidden: Tensor, horizon: int = 1, first: int | None = None) -> Tensor:
+        """States (..., d) -> logits (..., V), or of the `first` ids alone (..., first)."""
         ...
 
 
@@ -72,6 +73,6 @@ class TorchNetwork:
         plan = self._rows.plan(window.rows, window.starts, window.counts)
         return self._model.prediction.draft_hiddens(hidden, plan)
 
-    def logits(self, hidden: Tensor, horizon: int = 1) -> Tensor:
+    def logits(self, hidden: Tensor, horizon: int = 1, first: int | None = None) -> Tensor:
         """See Network."""
-        return self._model.logits(hidden, horizon)
+        return linear(hidden, self._model.heads()[horizon - 1][:first])

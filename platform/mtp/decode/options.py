@@ -22,6 +22,11 @@ class EngineOptions:
     """Blocks of the cache; None: enough for max_batch_size requests of max_model_len."""
     max_draft_tokens: int | None = None
     """Most drafts a step; None: n_future - 1."""
+    adaptive_drafts: bool = False
+    """Let the engine choose the draft length, step by step, of requests of decoder mtp that leave it open."""
+    draft_vocab_size: int | None = None
+    """Drafts come from the first so many ids (the tokenizer's earliest merges, so about the most frequent tokens);
+    None: from all. The output does not depend on it."""
     prefix_caching: bool = True
     """Keep the blocks of finished requests for later ones that begin alike, as long as nobody needs the memory."""
 
@@ -31,6 +36,8 @@ class EngineOptions:
     """int8: linear layers read as 8-bit whole numbers by the compiled step; changes the model's numbers a little."""
 
     def __post_init__(self) -> None:
+        if self.draft_vocab_size is not None and self.draft_vocab_size < 1:
+            raise UsageError(f"draft_vocab_size is {self.draft_vocab_size}; it must be at least 1")
         for name in ("max_batch_size", "max_batch_tokens", "block_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")

@@ -72,3 +72,9 @@ class Sequence:
     def drop_drafts(self) -> None:
         """Forget drafts that were not verified."""
         self.drafts, self.draft_row = 0, NO_ROW
+
+    def stop_drafting(self) -> None:
+        """Go on as standard decoding does; blocks that fill from now on are shared with requests that do the same."""
+        self.drop_drafts()
+        self.draft_limit = self.module_depth = self.published = 0
+        self.block_keys = []

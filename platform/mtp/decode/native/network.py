@@ -61,9 +61,12 @@ class NativeNetwork:
             self._run(PassStruct(hidden=address(hidden)), blocks, norm, window) for blocks, norm, _ in self._modules
         ]
 
-    def logits(self, hidden: Tensor, horizon: int = 1) -> Tensor:
+    def logits(self, hidden: Tensor, horizon: int = 1, first: int | None = None) -> Tensor:
         """See Network."""
-        return self._linear(self._heads[horizon - 1], hidden)
+        head = self._heads[horizon - 1]
+        if first is not None:
+            head = Weight(head.data, head.scale, min(first, head.rows), head.columns)
+        return self._linear(head, hidden)
 
     def _linear(self, weight: Weight, hidden: Tensor) -> Tensor:
         hidden = hidden.contiguous()

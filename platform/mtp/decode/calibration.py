@@ -1,0 +1,69 @@
+"""Measures a network's passes when an engine starts, on random tokens whose cache entries go to the trash block."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from mtp.decode.blocks import TRASH_BLOCK
+from mtp.decode.costs import StepCosts, measure, sizes_up_to
+from mtp.decode.network import Network, Window
+from mtp.decode.rows import Rows
+from mtp.model import MTPModel
+
+
+@torch.inference_mode()
+def step_costs(model: MTPModel, network: Network, rows: Rows, most: int) -> StepCosts:
+    """Seconds of a target pass by its tokens, and of one more draft by its rows.
+
+    Args:
+        model: whose passes these are.
+        network: runs them.
+        rows: nobody's yet; left as they were found.
+        most: the largest number of drafts a step.
+    """
+    size = len(rows.tables)
+    tables = rows.tables.copy()
+    rows.tables[:] = TRASH_BLOCK
+    wait = torch.cuda.synchronize if model.lm_head.weight.device.type == "cuda" else lambda: None
+    try:
+        verify = measure(_target_pass(model, network, size, wait), sizes_up_to(size * (most + 1)))
+        draft = measure(_draft(model, network, wait), sizes_up_to(size))
+    finally:
+        rows.tables[:] = tables
+    return StepCosts(verify, draft)
+
+
+def _target_pass(model: MTPModel, network: Network, size: int, wait: Callable[[], None]) -> Callable[[int], None]:
+    def run(tokens: int) -> None:
+        counts = np.full(min(tokens, size), tokens // min(tokens, size))
+        counts[: tokens - int(counts.sum())] += 1
+        window = _window(counts)
+        ids = _random_tokens(model, len(counts), window.width)
+        network.logits(network.backbone(ids, window)).max(dim=-1)
+        wait()
+
+    return run
+
+
+def _draft(model: MTPModel, network: Network, wait: Callable[[], None]) -> Callable[[int], None]:
+    chained = model.prediction.chained
+
+    def run(rows: int) -> None:
+        window = _window(np.ones(rows, dtype=np.int64))
+        ids = _random_tokens(model, rows, 1)
+        hidden = model.model.embed_tokens(ids)
+        state = network.module(1, hidden, ids, window) if chained else network.horizons(hidden, window)[0]
+        network.logits(state, horizon=2).argmax(dim=-1)
+        wait()
+
+    return run
+
+
+def _window(counts: np.ndarray) -> Window:
+    return Window(np.arange(len(counts)), np.zeros(len(counts), dtype=np.int64), counts.astype(np.int64))
+
+
+def _random_tokens(model: MTPModel, rows: int, width: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(rows * 1000 + width)
+    return torch.randint(model.config.vocab_size, (rows, width), generator=generator).to(model.lm_head.weight.device)
