@@ -13,6 +13,8 @@ def test_bench_train_smoke_writes_the_ratios_by_their_names(tmp_path):
         "from mtp.cli import main; main()",
         "bench",
         "train",
+        "--model-only",
+        "--memory",
         "--smoke",
         "--json",
         str(path),
@@ -50,3 +52,15 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_work(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "/no/such/folder" in done.stderr
+
+
+def test_bench_decode_smoke_writes_the_ratios_by_their_names(tmp_path):
+    path = tmp_path / "report.json"
+    command = [sys.executable, "-c", "from mtp.cli import main; main()", "bench", "decode", "--smoke"]
+    command += ["--against", "vllm", "--json", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(path.read_text())
+    names = {ratio["name"] for ratio in report["ratios"]}
+    assert {"mtp_vs_standard_b1_small", "int8_vs_standard_b1_small", "worst_cell_vs_standard_small"} <= names
+    assert next(entry for entry in report["contestants"] if entry["name"] == "vllm")["median"] is None

@@ -5,12 +5,17 @@ from typing import Annotated, Any
 
 import typer
 
+from mtp.cli.bench.decode_command import decode
 from mtp.cli.bench.harness import Measured
 from mtp.cli.bench.report import BenchReport, Ratio, contestant_entry
 from mtp.cli.console import notes
+from mtp.cli.session import ray_session
 from mtp.errors import UsageError
 
 ROUNDS, SMOKE_ROUNDS = 5, 2
+PLATFORM_ROUNDS = 2
+"""At most: every run of the platform starts workers anew."""
+PLATFORM_STEPS, PLATFORM_SMOKE_STEPS = 48, 6
 
 
 def register(app: typer.Typer) -> None:
@@ -18,6 +23,8 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="Ratios between contestants that take turns in one run.")
     group.callback()(_group)
     group.command("train")(train)
+    group.command("data")(data)
+    group.command("decode")(decode)
     group.command("page")(page)
     app.add_typer(group, name="bench")
 
@@ -29,23 +36,25 @@ def _group() -> None:
 def train(
     model_only: Annotated[bool, typer.Option("--model-only", help="The model's training step alone.")] = False,
     memory: Annotated[bool, typer.Option("--memory", help="The loss' peak memory alone.")] = False,
+    platform: Annotated[bool, typer.Option("--platform", help="The whole platform against bare loops alone.")] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="Tiny sizes: does the benchmark run?")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
     rounds: Annotated[int, typer.Option(help="Rounds after the warm-up.", min=1)] = ROUNDS,
 ) -> None:
-    """The training step against Hugging Face's and the machine's peak; the loss' memory against whole logits."""
+    """The training step, the loss' memory, and the whole platform, each against its peers; options choose parts."""
     from mtp.cli.bench import machine
     from mtp.cli.bench.train_memory import bench_loss_memory
     from mtp.cli.bench.train_model import SMOKE, StepSize, bench_model_step
+    from mtp.cli.bench.train_platform import bench_platform
 
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise UsageError(f"--json {json_file}: there is no folder {json_file.absolute().parent}")
+    require_folder(json_file)
     rounds = SMOKE_ROUNDS if smoke else rounds
+    everything = not (model_only or memory or platform)
     contestants: list[dict[str, Any] | Measured] = []
     ratios: list[Ratio] = []
     with notes.status("Measuring the machine's limits") as spinner:
         limits = machine.limits()
-        if not memory or model_only:
+        if model_only or everything:
             measured, found = bench_model_step(
                 SMOKE if smoke else StepSize(),
                 rounds,
@@ -54,12 +63,55 @@ def train(
             )
             contestants += measured
             ratios += found
-        if memory or not model_only:
+        if memory or everything:
             spinner.update("Memory of the loss")
             entries, found = bench_loss_memory(smoke)
             contestants += entries
             ratios += found
+    if platform or everything:
+        with ray_session(), notes.status("Starting the platform") as spinner:
+            runs, found = bench_platform(
+                smoke,
+                1 if smoke else min(rounds, PLATFORM_ROUNDS),
+                PLATFORM_SMOKE_STEPS if smoke else PLATFORM_STEPS,
+                lambda done, total, name: spinner.update(f"Round {done} of {total}: {name}"),
+            )
+        contestants += runs
+        ratios += found
     finish(contestants, ratios, limits, rounds, json_file)
+
+
+def data(
+    prepare: Annotated[bool, typer.Option("--prepare", help="Tokenization instead of the row stream.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Tiny sizes: does the benchmark run?")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds after the warm-up.", min=1)] = ROUNDS,
+) -> None:
+    """The row stream against a memory map, and training's wait for it; or prepare against the tokenizers library."""
+    from mtp.cli.bench import machine
+    from mtp.cli.bench.data_prepare import bench_prepare
+    from mtp.cli.bench.data_stream import bench_data_wait, bench_stream
+
+    require_folder(json_file)
+    rounds = SMOKE_ROUNDS if smoke else rounds
+    with notes.status("Measuring the machine's limits") as spinner:
+        limits = machine.limits()
+        spinner.update("Starting Ray")
+        with ray_session():
+            bench = bench_prepare if prepare else bench_stream
+            measured, ratios = bench(
+                smoke, rounds, lambda done, total, name: spinner.update(f"Round {done} of {total}: {name}")
+            )
+            if not prepare:
+                spinner.update("Training the quickstart's model")
+                ratios.append(bench_data_wait(smoke, PLATFORM_SMOKE_STEPS if smoke else PLATFORM_STEPS))
+    finish([*measured], ratios, limits, rounds, json_file)
+
+
+def require_folder(json_file: Path | None) -> None:
+    """Refuse a report that could not be written, before the work."""
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise UsageError(f"--json {json_file}: there is no folder {json_file.absolute().parent}")
 
 
 def page(

@@ -1,0 +1,190 @@
+"""`mtp bench decode`: our decoders against each other and against peers, on equal weights, prompts and tokens.
+
+Greedy, a fixed number of new tokens, every contestant's outputs compared before any is timed. A cell is a model and a
+batch size; ratios carry the names of DESIGN section 6.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mtp.cli.bench.decode_limits import limit_shares, memory_per_request
+from mtp.cli.bench.harness import Contestant, Measured, OnRound, pairwise, take_turns
+from mtp.cli.bench.report import Ratio
+from mtp.errors import MTPError
+
+if TYPE_CHECKING:
+    from mtp.model import MTPModel
+
+STANDARD, MTP, INT8, HUGGINGFACE = "standard", "mtp", "standard int8", "huggingface"
+MTP_TARGETS = {"small": {1: 0.98, 8: 0.98, 32: 0.98}, "large": {1: 1.5, 8: 1.2, 32: 0.98}}
+HUGGINGFACE_TARGET = 5.0
+WORST_TARGET = 0.98
+
+
+@dataclass(frozen=True)
+class DecodeSize:
+    """What is decoded."""
+
+    batches: tuple[int, ...] = (1, 8, 32)
+    prompt_tokens: int = 64
+    new_tokens: int = 128
+    long_prompt: int = 1000
+    draft_vocab_size: int = 1024
+
+
+SMOKE = DecodeSize(batches=(1, 2), prompt_tokens=8, new_tokens=12, long_prompt=100, draft_vocab_size=512)
+
+
+class OurEngine:
+    """An engine and the prompts of a cell."""
+
+    def __init__(self, model: "MTPModel", prompts: Sequence[list[int]], size: DecodeSize, decoder: str) -> None:
+        from mtp.decode import Engine, EngineOptions
+
+        self.size, self.prompts = size, prompts
+        self.decoder = "mtp" if decoder == MTP else "standard"
+        options = EngineOptions(
+            max_batch_size=len(prompts),
+            max_model_len=size.prompt_tokens + size.new_tokens,
+            prefix_caching=False,
+            adaptive_drafts=decoder == MTP,
+            draft_vocab_size=size.draft_vocab_size,
+            quantization="int8" if decoder == INT8 else "none",
+        )
+        self.engine: Engine = Engine(model, options=options)
+
+    def run(self) -> list[list[int]]:
+        """The outputs, in the order of the prompts."""
+        from mtp.decode import Request, Sampling, Speculation
+
+        sampling = Sampling(max_tokens=self.size.new_tokens, ignore_eos=True)
+        wish = Speculation(decoder=self.decoder)  # type: ignore[arg-type]
+        found: dict[int, list[int]] = {
+            self.engine.add(Request(prompt=prompt, sampling=sampling, speculation=wish)): [] for prompt in self.prompts
+        }
+        while self.engine.has_work:
+            for output in self.engine.step():
+                found[output.request_id] += [token.id for token in output.tokens]
+        return list(found.values())
+
+
+def bench_decode(
+    name: str,
+    model: "MTPModel",
+    prompts: Sequence[list[int]],
+    size: DecodeSize,
+    rounds: int,
+    limits: dict[str, float],
+    peers: Sequence[str],
+    on_round: OnRound,
+) -> tuple[list[dict[str, Any] | Measured], list[Ratio]]:
+    """All cells of one model: contestants (a dict for what is missing or is no rate) and ratios."""
+    entries: list[dict[str, Any] | Measured] = []
+    ratios: list[Ratio] = []
+    worst: list[tuple[float, ...]] = []
+    for batch in size.batches:
+        cell = [prompts[place % len(prompts)] for place in range(batch)]
+        engines = {decoder: OurEngine(model, cell, size, decoder) for decoder in (STANDARD, MTP, INT8)}
+        contestants = {
+            decoder: Contestant(f"{name} b{batch} {decoder}", engine.run, batch * size.new_tokens, detail={})
+            for decoder, engine in engines.items()
+        }
+        expected = _check_equal(engines)
+        if HUGGINGFACE in peers and batch <= 8:
+            peer = _huggingface(f"{name} b{batch} {HUGGINGFACE}", model, cell, size, expected)
+            entries += [peer] if isinstance(peer, dict) else []
+            if isinstance(peer, Contestant):
+                contestants[HUGGINGFACE] = peer
+        for engine in engines.values():
+            engine.engine.stats.reset()
+        found = take_turns(list(contestants.values()), rounds, on_round)
+        measured = {decoder: found[contestant.name] for decoder, contestant in contestants.items()}
+        entries += [_described(decoder, one, engines.get(decoder), limits) for decoder, one in measured.items()]
+        ratios += _ratios(name, batch, measured)
+        worst.append(pairwise(measured[MTP], measured[STANDARD]))
+    lowest = min(worst, key=lambda values: sorted(values)[len(values) // 2])
+    ratios.append(Ratio.of(f"worst_cell_vs_standard_{name}", lowest, WORST_TARGET, "higher"))
+    entries.append(memory_per_request(name, model, size.prompt_tokens + size.new_tokens))
+    return entries, ratios
+
+
+def missing(peer: str) -> dict[str, Any]:
+    """The entry of a peer that this machine does not have."""
+    return {"name": peer, "unit": "", "median": None, "detail": {"missing": f"{peer} is not run by this version"}}
+
+
+def _check_equal(engines: dict[str, OurEngine]) -> list[list[int]]:
+    """Standard decoding's outputs; MTP's must be the same. int8 computes with other weights."""
+    expected = engines[STANDARD].run()
+    if engines[MTP].run() != expected:
+        raise MTPError("greedy MTP decoding and standard decoding differ; the benchmark stops here")
+    engines[INT8].run()
+    return expected
+
+
+def _ratios(name: str, batch: int, measured: dict[str, Measured]) -> Iterator[Ratio]:
+    standard = measured[STANDARD]
+    target = MTP_TARGETS.get(name, {}).get(batch, WORST_TARGET)
+    yield Ratio.of(f"mtp_vs_standard_b{batch}_{name}", pairwise(measured[MTP], standard), target, "higher")
+    yield Ratio.of(f"int8_vs_standard_b{batch}_{name}", pairwise(measured[INT8], standard), 1.0, "higher")
+    if HUGGINGFACE in measured:
+        against = pairwise(standard, measured[HUGGINGFACE])
+        yield Ratio.of(f"standard_vs_huggingface_b{batch}_{name}", against, HUGGINGFACE_TARGET, "higher")
+
+
+def _described(
+    decoder: str, measured: Measured, ours: OurEngine | None, limits: dict[str, float]
+) -> Measured | dict[str, Any]:
+    """The contestant's entry, with what its engine counted over all rounds, and its shares of the machine's limits."""
+    from mtp.cli.bench.report import contestant_entry
+
+    entry = contestant_entry(measured)
+    if ours is None:
+        return entry
+    stats = ours.engine.stats
+    entry["detail"] = {"tokens a step": f"{stats.tokens_per_step:.2f}"}
+    if stats.drafted_per_position:
+        shares = " ".join(f"{share:.0%}" for share in stats.acceptance_per_position)
+        cost = stats.draft_seconds / max(sum(stats.drafted_per_position), 1)
+        pass_seconds = stats.verify_seconds / max(stats.target_passes, 1)
+        entry["detail"] |= {"accepted": shares, "draft cost c": f"{cost / pass_seconds:.2f}"}
+    entry["detail"] |= limit_shares(ours, measured.median, limits, int8=decoder == INT8)
+    return entry
+
+
+def _huggingface(
+    name: str, model: "MTPModel", prompts: Sequence[list[int]], size: DecodeSize, expected: list[list[int]]
+) -> Contestant | dict[str, Any]:
+    """transformers' generate on our weights; an entry that says so where it is not installed."""
+    try:
+        import transformers
+    except ImportError:
+        return {"name": name, "unit": "", "median": None, "detail": {"missing": "transformers is not installed"}}
+    import torch
+
+    from mtp.checkpoint.config_json import to_hf
+
+    keys = to_hf(model.config.model_copy(update={"prediction": _no_modules()}), dtype=torch.float32)
+    theirs = transformers.DeepseekV3ForCausalLM(transformers.DeepseekV3Config(**keys)).eval()
+    own = {key: value for key, value in model.state_dict().items() if not key.startswith("prediction.")}
+    theirs.load_state_dict(own)
+    tokens = torch.tensor(prompts)
+
+    @torch.inference_mode()
+    def run() -> list[list[int]]:
+        found = theirs.generate(
+            tokens, attention_mask=torch.ones_like(tokens), do_sample=False, eos_token_id=None, pad_token_id=0,
+            min_new_tokens=size.new_tokens, max_new_tokens=size.new_tokens,
+        )  # fmt: skip
+        return [row[tokens.shape[1] :] for row in found.tolist()]
+
+    same = sum(one == other for one, other in zip(run(), expected, strict=True))
+    detail = {"transformers": transformers.__version__, "same greedy outputs": f"{same} of {len(prompts)}"}
+    return Contestant(name, run, len(prompts) * size.new_tokens, detail=detail)
+
+
+def _no_modules() -> Any:
+    from mtp.config import PredictionConfig
+
+    return PredictionConfig(kind="none", n_future=1)
