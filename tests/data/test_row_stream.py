@@ -172,3 +172,10 @@ def test_a_shard_that_another_rank_could_not_read_is_left_out_from_the_next_batc
         mine = (batch.row_ids >= 40) & (batch.row_ids < 80)
         assert ((batch.document == -1).all(dim=1) == (mine if number else torch.zeros_like(mine))).all()
         stream.leave_out([str(tmp_path / "shard-00001.parquet")])
+
+
+@pytest.mark.parametrize("scheme", ["file://", "local://"], ids=["pyarrow's own", "fsspec's"])
+def test_a_data_set_behind_a_url_is_streamed_alike(ray_cluster, data, order, scheme):
+    stream = RowStream(f"{scheme}{data}", seed=7, part=RankSlice(BATCH), steps=4)
+    read = [row for batch in stream for row in batch.row_ids.tolist()]
+    assert read == order.rows(0, 4 * BATCH).tolist()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtp.config import Config, build_config, load_config
+from mtp.config import Config, ModelConfig, build_config, load_config
 from mtp.errors import UsageError
 from mtp.model import MTPModel
 from mtp.model.accounting import model_on_meta, parameter_counts
@@ -54,7 +54,7 @@ SHAPES = {
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_the_activations_that_a_forward_saves_are_those_that_are_counted(shape):
     small = {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3}
-    config = settings(model={**small, "moe_intermediate_size": 96, **shape}).model
+    config = ModelConfig.model_validate({**SIZES, **small, "moe_intermediate_size": 96, **shape})
     torch.manual_seed(0)
     model = MTPModel(config)
     kept: dict[int, torch.Tensor] = {}

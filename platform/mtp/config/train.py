@@ -73,6 +73,8 @@ class TrainConfig(Section):
     num_workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 2
     """Workers, or [min, max]: as many of them as the cluster has room for, from one moment to the next."""
     cpus_per_worker: PositiveFloat = 0.5
+    threads_per_worker: PositiveInt | None = None
+    """Of PyTorch, on CPUs; unset: the node's cores are shared among its workers."""
     use_gpu: bool | None = None
     """Unset: if the cluster has GPUs."""
     batch_size: PositiveInt = 16

@@ -18,9 +18,9 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def share_cores(workers_here: int, device: torch.device) -> int:
-    """Give this worker its part of the node's cores; the threads it may use."""
-    threads = max(1, (os.cpu_count() or 1) // workers_here) if device.type == "cpu" else 1
+def share_cores(workers_here: int, device: torch.device, wanted: int | None = None) -> int:
+    """Give this worker `wanted` threads, or its part of the node's cores; the threads it may use."""
+    threads = wanted or max(1, (os.cpu_count() or 1) // workers_here) if device.type == "cpu" else 1
     torch.set_num_threads(threads)
     return threads
 
