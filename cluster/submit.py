@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,9 @@ from mtp.registry.runs import COMMIT_VARIABLE, source_commit
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
+
+STOP_GRACE_S = 120
+"""Seconds that a stopped job has to end by itself (training saves a checkpoint) before it is killed."""
 
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C ended, as shells have it."""
@@ -52,6 +55,7 @@ def send(name: str, entrypoint: str, working_dir: str) -> str:
         "PYTHONUNBUFFERED": "1",  # so that whoever follows the log sees a line when it is printed
         "MTP_HOME": str(home()),
         "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or state.mlflow_url,
+        "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_GRACE_S),
         **QUIET,
         **({COMMIT_VARIABLE: commit} if commit else {}),
     }
@@ -66,10 +70,11 @@ def send(name: str, entrypoint: str, working_dir: str) -> str:
         )
 
 
-def follow(job_id: str) -> int:
+def follow(job_id: str, stop_it: Callable[[], bool] = lambda: False) -> int:
     """Copy the job's log to stdout until it ends; returns its exit code (1 if it had none, as when it was stopped).
 
-    Ctrl-C ends the following and leaves the job running; stderr then says how to go on, and the code is 130.
+    Ctrl-C ends the following; the code is then 130. The job is stopped if `stop_it()` says so; else it goes on, and
+    stderr says how to look after it.
 
     Raises:
         UsageError: there is no such job.
@@ -80,10 +85,14 @@ def follow(job_id: str) -> int:
         try:
             asyncio.run(_copy_log(server, job_id))
         except KeyboardInterrupt:
-            print(
-                f"\n{job_id} goes on. Its log: mtp jobs logs {job_id}; to end it: mtp jobs stop {job_id}",
-                file=sys.stderr,
-            )
+            if stop_it():
+                server.stop_job(job_id)
+                print(f"Asked {job_id} to stop.", file=sys.stderr)
+            else:
+                print(
+                    f"\n{job_id} goes on. Its log: mtp jobs logs {job_id}; to end it: mtp jobs stop {job_id}",
+                    file=sys.stderr,
+                )
             return INTERRUPTED
         info = server.get_job_info(job_id)
     if info.status.value == "SUCCEEDED":
@@ -111,7 +120,7 @@ def logs(job_id: str) -> str:
 
 
 def stop(job_id: str) -> bool:
-    """Ask the job to stop (SIGTERM, then SIGKILL after Ray's grace period); False if it had ended already.
+    """Ask the job to stop (SIGTERM, then SIGKILL after STOP_GRACE_S); False if it had ended already.
 
     Raises:
         UsageError: there is no such job.

@@ -3,8 +3,9 @@
 Started again it goes on: with the same MLflow run, from the newest checkpoint, and registers nothing twice.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
@@ -14,19 +15,20 @@ from jobs.evaluate import measure, record
 from mtp.config import Config
 from mtp.data import open_training_data
 from mtp.evaluate import EvaluationReport
-from mtp.evaluate.figures import History, agreement_figure, loss_figure
+from mtp.evaluate.figures import agreement_figure, loss_figure
+from mtp.evaluate.probing import leave_probe
 from mtp.model.accounting import parameter_counts
 from mtp.registry import (
     DatasetRecord,
     ModelCard,
-    finish_run,
+    ending_run,
     log_figures,
     log_json,
+    metric_history,
     register_model,
     start_run,
     tracking_uri,
 )
-from mtp.registry.connection import client, registry_errors
 from mtp.train import OnProgress, RunFolder, TrainResult, fit
 from mtp.train.display import training_display
 
@@ -58,10 +60,10 @@ def run(config: Config, on_progress: OnProgress | None = None) -> TrainReport:
     """
     uri = tracking_uri(config.tracking)
     run_id = begin(config)
-    with ending(run_id, uri):
+    with ending_run(run_id, uri=uri):
         result = train(config, run_id, uri, on_progress)
-        evaluation = measure(config, RunFolder.of(config).local_model(result))
-        record(run_id, uri, evaluation, step=result.steps)
+        evaluation = measure(config, partial(local_model, config, result))
+        record(run_id, uri, evaluation, step=result.steps, taken=result.metrics)
         draw(run_id, uri)
         version = register(config, run_id, uri, result, evaluation)
     return TrainReport(
@@ -79,7 +81,7 @@ def run(config: Config, on_progress: OnProgress | None = None) -> TrainReport:
     )
 
 
-def begin(config: Config) -> str:
+def begin(config: Config, tags: Mapping[str, str] | None = None) -> str:
     """The MLflow run: a new one, or the one that an earlier attempt of this run began."""
     data = open_training_data(config.data)
     dataset = DatasetRecord(
@@ -90,21 +92,15 @@ def begin(config: Config) -> str:
     earlier = RunFolder.of(config).record()
     tree = config.model_dump(mode="json")
     run_id = start_run(
-        config.tracking, config.train.run_name, tree, dataset=dataset, resume=earlier.run_id if earlier else None
+        config.tracking,
+        config.train.run_name,
+        tree,
+        dataset=dataset,
+        tags=tags,
+        resume=earlier.run_id if earlier else None,
     )
     log_json(run_id, "config.json", tree, uri=tracking_uri(config.tracking))
     return run_id
-
-
-@contextmanager
-def ending(run_id: str, uri: str) -> Iterator[None]:
-    """Mark the MLflow run as finished, failed or killed, as the block ends."""
-    try:
-        yield
-    except BaseException as error:
-        finish_run(run_id, "FAILED" if isinstance(error, Exception) else "KILLED", uri=uri)
-        raise
-    finish_run(run_id, uri=uri)
 
 
 def train(config: Config, run_id: str, uri: str, on_progress: OnProgress | None) -> TrainResult:
@@ -115,23 +111,18 @@ def train(config: Config, run_id: str, uri: str, on_progress: OnProgress | None)
         return fit(config, run_id=run_id, tracking_uri=uri, on_progress=show)
 
 
+def local_model(config: Config, result: TrainResult) -> Path:
+    """The trained model's folder on the machine that calls this."""
+    return RunFolder.of(config).local_model(result)
+
+
 def draw(run_id: str, uri: str) -> None:
     """Log the figures of the whole run, earlier attempts included."""
-    history = metric_history(run_id, uri)
+    history = metric_history(run_id, uri=uri)
     figures = {"loss_per_horizon.png": loss_figure(history)}
     if any("agreement_h" in name for name in history):
         figures["agreement_per_horizon.png"] = agreement_figure(history)
     log_figures(run_id, figures, uri=uri)
-
-
-def metric_history(run_id: str, uri: str) -> History:
-    """Every metric of the run, by name."""
-    mlflow = client(uri)
-    with registry_errors(uri):
-        names = mlflow.get_run(run_id).data.metrics
-        return {
-            name: [(point.step, point.value) for point in mlflow.get_metric_history(run_id, name)] for name in names
-        }
 
 
 def register(config: Config, run_id: str, uri: str, result: TrainResult, evaluation: EvaluationReport) -> int:
@@ -151,9 +142,9 @@ def register(config: Config, run_id: str, uri: str, result: TrainResult, evaluat
         tokens_per_step=evaluation.decoding.tokens_per_step if evaluation.decoding else None,
         data_fingerprint=open_training_data(config.data).fingerprint,
     )
-    version = register_model(
-        run_id, folder.local_model(result), config.tracking.model_name, "candidate", card=card, uri=uri
-    )
+    model = local_model(config, result)
+    leave_probe(model, config.evaluate.data or f"{config.data.path}/validation")
+    version = register_model(run_id, model, config.tracking.model_name, "candidate", card=card, uri=uri)
     folder.remember_version(str(version))
     return version
 

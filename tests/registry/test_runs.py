@@ -1,18 +1,21 @@
 """Runs in a real registry, over a server and over the sqlite file alone."""
 
 import json
+from contextlib import suppress
 
 import pytest
 
 from mtp.config import Config, TrackingConfig, home
-from mtp.errors import MTPError, UsageError
+from mtp.errors import MTPError, StoppedError, UsageError
 from mtp.registry import (
     DatasetRecord,
+    ending_run,
     fetch_model,
     finish_run,
     log_figures,
     log_json,
     log_table,
+    metric_history,
     register_model,
     start_run,
     tracking_uri,
@@ -54,6 +57,28 @@ def test_a_resumed_run_keeps_its_params_and_notes_what_changed(tracking):
     assert run.data.params == {"steps": "5", "lr": "1.0", "new": "1"}
     assert run.data.tags["resumed.steps"] == "9" and "resumed.lr" not in run.data.tags
     assert len(run.inputs.dataset_inputs) == 1
+
+
+def test_a_run_ends_as_its_block_ends(tracking):
+    ends = [
+        ("FINISHED", None),
+        ("FAILED", MTPError("no")),
+        ("KILLED", KeyboardInterrupt()),
+        ("KILLED", StoppedError("saved")),
+    ]
+    for status, error in ends:
+        run_id = start_run(tracking, status, {})
+        with suppress(MTPError, KeyboardInterrupt), ending_run(run_id, uri=tracking.uri):
+            if error:
+                raise error
+        assert client(tracking.uri).get_run(run_id).info.status == status
+
+
+def test_the_history_of_a_run_has_every_metric(tracking):
+    run_id = start_run(tracking, "name", {})
+    for step in range(3):
+        client(tracking.uri).log_metric(run_id, "train/loss", 3.0 - step, step=step)
+    assert metric_history(run_id, uri=tracking.uri) == {"train/loss": [(0, 3.0), (1, 2.0), (2, 1.0)]}
 
 
 def test_resuming_a_run_that_does_not_exist_is_an_error(tracking):
@@ -121,3 +146,16 @@ print(start_run(TrackingConfig(), "x", {}))
     processes = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) for _ in range(3)]
     ids = {process.communicate()[0] for process in processes}
     assert len(ids) == 3 and all(process.returncode == 0 for process in processes)
+
+
+def test_a_database_of_a_newer_mlflow_is_one_sentence(own_home):
+    import sqlite3
+
+    uri = f"sqlite:///{own_home}/mlflow.db"
+    start_run(TrackingConfig(uri=uri), "name", {})
+    newer = own_home / "newer.db"
+    newer.write_bytes((own_home / "mlflow.db").read_bytes())
+    with sqlite3.connect(newer) as database:
+        database.execute("update alembic_version set version_num = 'ffffffffffff'")
+    with pytest.raises(MTPError, match=r"newer\.db has a format that this MLflow .* does not know"):
+        start_run(TrackingConfig(uri=f"sqlite:///{newer}"), "name", {})

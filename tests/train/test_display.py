@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 
 from mtp.train.display import LiveTable, clock, line_of, training_display
-from mtp.train.events import Evaluated, Notice, Planned, StepDone, WorkerReady
+from mtp.train.events import Evaluated, LossSpike, Notice, Planned, RolledBack, StepDone, WorkerReady
 
 STEP = StepDone(
     step=20,
@@ -51,6 +51,13 @@ def test_a_step_that_was_skipped_still_has_a_line():
     step = StepDone(1, 10, metrics, 1.0)
     assert line_of(step).startswith("step 1/10 | lr")
     LiveTable().take(step)
+
+
+def test_spikes_and_roll_backs_are_told_in_words():
+    assert line_of(LossSpike(7, 9.0, 2.0, 8.25)) == (
+        "step 7: loss 9.000 is a spike, 8.2 standard deviations above the 2.000 of the steps before it"
+    )
+    assert "going back to step 4, leaving out the batches of steps 6, 7" in line_of(RolledBack(7, 4, (5, 6)))
 
 
 def test_times_read_as_clocks():

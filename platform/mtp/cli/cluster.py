@@ -5,6 +5,7 @@ from rich.markup import escape
 
 from mtp.cli.console import AsJson, OptionalConfigFile, Overrides, console, notes, print_json, print_table
 from mtp.config import Config, build_config, load_config
+from mtp.errors import MTPError
 
 
 def register(app: typer.Typer) -> None:
@@ -25,10 +26,24 @@ def up(config: OptionalConfigFile = None, overrides: Overrides = None, as_json: 
 
     with notes.status("Starting the local cluster") as spinner:
         state = start(configuration(config, overrides).cluster, on_progress=lambda text: spinner.update(escape(text)))
+        settle_metrics(state.mlflow_url)
     if as_json:
         print_json(state.summary())
     else:
         print_table("Local cluster", ("what", "where"), state.summary().items())
+
+
+def settle_metrics(uri: str) -> None:
+    """Send the registry what runs logged while it was down; not being able to is no reason to have no cluster."""
+    from mtp.registry import send_spooled
+
+    try:
+        sent = send_spooled(uri)
+    except MTPError as error:
+        notes.print(f"Metrics of earlier runs still wait to be sent: {error}", markup=False)
+        return
+    if sent:
+        notes.print(f"Sent {sent} metric values that runs had logged while the registry was down.")
 
 
 def down(as_json: AsJson = False) -> None:

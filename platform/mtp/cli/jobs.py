@@ -1,6 +1,7 @@
 """`mtp prepare | train | evaluate` run a job here; `mtp submit` runs it on a cluster, `mtp jobs` looks after it."""
 
 import importlib
+import sys
 from typing import Annotated
 
 import typer
@@ -67,7 +68,17 @@ def submit(
     if not wait:
         print(job_id)
         return
-    raise typer.Exit(follow(job_id))
+    raise typer.Exit(follow(job_id, wants_stop))
+
+
+def wants_stop() -> bool:
+    """Ask at a terminal whether Ctrl-C meant the job too; anywhere else, and if Ctrl-C comes again, it did not."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    try:
+        return typer.confirm("\nStop the job too? It goes on otherwise", default=False, err=True)
+    except (typer.Abort, KeyboardInterrupt):
+        return False
 
 
 def list_jobs(as_json: AsJson = False) -> None:

@@ -5,7 +5,7 @@ so that Ray Train's next attempt ends at once instead of failing the same way ag
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,6 +48,20 @@ class _Channel:
 def open_channel() -> Any:
     """A new channel's actor handle; it lives as long as the driver holds the handle."""
     return ray.remote(num_cpus=0)(_Channel).remote()
+
+
+def stop_poll(channel: Any) -> Callable[[], bool]:
+    """Tells whether the driver was asked to stop, without waiting for the answer: a step late is soon enough."""
+    pending = [channel.stop_asked.remote()]
+
+    def asked() -> bool:
+        ready, _ = ray.wait(pending, timeout=0)
+        if not ready:
+            return False
+        pending[0] = channel.stop_asked.remote()
+        return bool(ray.get(ready[0]))
+
+    return asked
 
 
 @contextmanager

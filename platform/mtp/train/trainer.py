@@ -18,7 +18,7 @@ import ray.train.torch
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from mtp.config import Config
-from mtp.errors import MTPError
+from mtp.errors import MTPError, StoppedError
 from mtp.train.channel import listening, open_channel
 from mtp.train.events import Notice, OnProgress
 from mtp.train.manifest import newest_whole
@@ -44,7 +44,8 @@ def fit(config: Config, *, run_id: str, tracking_uri: str, on_progress: OnProgre
 
     Raises:
         UsageError: the configuration does not fit the data, the cluster, or the run that it would continue.
-        MTPError: training failed, or was asked to stop.
+        StoppedError: training was asked to stop, and has saved.
+        MTPError: training failed.
     """
     progress = on_progress or (lambda event: None)
     check_sharding(config)
@@ -129,7 +130,7 @@ def _result(folder: RunFolder, channel: Any) -> TrainResult:
     if result is None:
         newest = newest_whole(folder.filesystem, folder.path)
         start = f"its checkpoint {newest[0]}" if newest else "its beginning, since nothing was saved yet"
-        raise MTPError(f"training run {folder.name!r} was asked to stop; the same command goes on from {start}")
+        raise StoppedError(f"training run {folder.name!r} was asked to stop; the same command goes on from {start}")
     return result
 
 

@@ -3,10 +3,8 @@
 Ray Train has made the process group. Reads like a table of contents; each part lives in a module of its own.
 """
 
-import itertools
 import socket
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,21 +16,20 @@ import torch
 
 from mtp.config import Config
 from mtp.data import TrainingData, open_training_data
-from mtp.data.stream.row_batch import RowBatch
 from mtp.data.stream.row_source import RankSlice
-from mtp.data.stream.row_stream import RowStream
 from mtp.errors import MTPError
 from mtp.model import MTPModel
 from mtp.model.accounting import flops_per_token
-from mtp.objective import MTPObjective, token_importance
+from mtp.objective import MTPObjective
 from mtp.train.acceleration import accelerate
-from mtp.train.bad_shards import agreeing_on_bad_shards
 from mtp.train.budget import step_seconds, steps_within
+from mtp.train.channel import stop_poll
 from mtp.train.collective import from_rank_zero, gathered, summed
 from mtp.train.engine import Engine
 from mtp.train.evaluation import Evaluator
-from mtp.train.events import Notice, Planned, RolledBack, TrainEvent, WorkerReady
+from mtp.train.events import Notice, Planned, TrainEvent, WorkerReady
 from mtp.train.experts import ExpertBalance
+from mtp.train.feed import Feed
 from mtp.train.final_model import write_final_model
 from mtp.train.gauges import Gauges
 from mtp.train.loop import Crew, LoopEnd, TrainLoop
@@ -40,11 +37,13 @@ from mtp.train.loss_module import LossModule
 from mtp.train.manifest import Manifest, TrainerState, newest_whole
 from mtp.train.process import quiet, seed_everything, share_cores
 from mtp.train.recorder import Recorder
+from mtp.train.rollback import require_leave, roll_back
 from mtp.train.run_folder import Rollback, RunFolder, TrainResult
 from mtp.train.saver import CheckpointSaver
 from mtp.train.state import SavedState
 from mtp.train.step import StepRunner
 from mtp.train.throughput import measured_peak
+from mtp.train.token_weights import token_weights
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class _Worker:
         self.folder = RunFolder.of(self.config)
         self.step_seconds: float | None = None
         quiet()
-        self.threads = share_cores(context.get_local_world_size(), self.device)
+        self.threads = share_cores(context.get_local_world_size(), self.device, self.config.train.threads_per_worker)
 
     def run(self) -> None:
         """The whole life of a rank."""
@@ -91,14 +90,14 @@ class _Worker:
         self._find_checkpoint()
         state = self._first_state(data)
         budgeted = not state.total_steps
-        stream = None if budgeted else self._stream(data, state)
+        feed = None if budgeted else self._feed(data, state)
         self._build(data)
         self._introduce()
-        if budgeted:
+        if feed is None:
             state = self._budgeted(data, state)
-            stream = self._stream(data, state)
+            feed = self._feed(data, state)
         self._plan(state)
-        batches = _once_begun(self._batches(stream, state)) if stream else iter(())
+        batches = feed.batches(lambda text: self._tell(Notice(text)), self.device)
         loop = TrainLoop(self.config, self._crew(), state, self.device)
         end = loop.run(batches)
         if end is LoopEnd.DIVERGED:
@@ -108,7 +107,10 @@ class _Worker:
 
     def _find_checkpoint(self) -> None:
         """Rank 0 looks and checks; all ranks take its word."""
-        found = (self._newest(), self.folder.require_record().rollbacks) if self.rank == 0 else None
+        found = None
+        if self.rank == 0:
+            newest = newest_whole(self.folder.filesystem, self.folder.path)
+            found = newest, self.folder.require_record().rollbacks
         self.found: tuple[str, Manifest] | None
         self.rollbacks: tuple[Rollback, ...]
         self.found, self.rollbacks = from_rank_zero(found)
@@ -118,9 +120,6 @@ class _Worker:
             folder = f"{self.folder.path}/{name}"
             self.saved = SavedState(self.folder.filesystem, folder, manifest.state.world)
 
-    def _newest(self) -> tuple[str, Manifest] | None:
-        return newest_whole(self.folder.filesystem, self.folder.path)
-
     def _build(self, data: TrainingData) -> None:
         """Model, loss, engine, experts; with the checkpoint's tensors in them if there is one."""
         config = self.config
@@ -128,9 +127,9 @@ class _Worker:
         self.model = MTPModel(config.model)
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.flops_per_token = flops_per_token(config.model, config.data.seq_len)
-        self.objective = MTPObjective(config.objective, config.model.n_future, _importance(config, data))
+        self.objective = MTPObjective(config.objective, config.model.n_future, token_weights(config, data))
         accelerate(self.model, config.train)
-        module = LossModule(self.model, self.objective)
+        module = LossModule(self.model, self.objective, document_mask=config.train.document_mask)
         if self.saved:
             self.saved.load_weights(module)
         self.experts = ExpertBalance(module, config.objective.bias_update_speed)
@@ -201,42 +200,21 @@ class _Worker:
         self.engine.state.reset_optimizer(0)
         return seconds
 
-    def _stream(self, data: TrainingData, state: TrainerState) -> RowStream | None:
-        """The rows of the steps that are left, being read from now on in the background; None: no step is left."""
-        left = state.total_steps - state.step
-        if not left:
-            return None
-        part = RankSlice(self.config.train.batch_size, self.rank, self.world)
-        return RowStream(
-            data,
-            seed=self.config.data.seed,
-            part=part,
-            start_row=state.rows,
-            steps=left,
-            skip_bad_shards=self.config.data.on_bad_shard == "skip",
-            left_out=state.bad_shards,
-        ).start()
-
-    def _batches(self, stream: RowStream, state: TrainerState) -> Iterator[RowBatch]:
-        """The stream's batches, with bad shards left out if that is what the configuration wants."""
-        settings = self.config.data
-        if settings.on_bad_shard == "stop":
-            return iter(stream)
-        tell = self._notice if self.rank == 0 else _nothing
-        return agreeing_on_bad_shards(stream, state.bad_shards, settings.max_bad_shards, tell, self.device)
+    def _feed(self, data: TrainingData, state: TrainerState) -> Feed:
+        """The rows of the steps that are left, being read from now on."""
+        return Feed(self.config.data, data, state, RankSlice(self.config.train.batch_size, self.rank, self.world))
 
     def _plan(self, state: TrainerState) -> None:
-        if self.rank == 0:
-            self._send(
-                Planned(
-                    first_step=state.step,
-                    total_steps=state.total_steps,
-                    tokens_per_step=self.config.train.batch_size * self.config.data.seq_len,
-                    parameters=self.parameters,
-                    resumed_from=self.found[0] if self.found else None,
-                    step_seconds=self.step_seconds,
-                )
+        self._tell(
+            Planned(
+                first_step=state.step,
+                total_steps=state.total_steps,
+                tokens_per_step=self.config.train.batch_size * self.config.data.seq_len,
+                parameters=self.parameters,
+                resumed_from=self.found[0] if self.found else None,
+                step_seconds=self.step_seconds,
             )
+        )
 
     def _crew(self) -> Crew:
         config = self.config
@@ -252,7 +230,6 @@ class _Worker:
             config.train.rows_per_forward(self.world),
         )
         self.recorder = self._recorder(peak) if self.rank == 0 else None
-        tell = self._send if self.rank == 0 else _nothing
         saver = CheckpointSaver(
             self.engine,
             self.rank,
@@ -260,10 +237,11 @@ class _Worker:
             config.train,
             self.folder.filesystem,
             self.folder.path,
-            tell,
+            self._tell,
             settle=self.logger.flush if self.rank == 0 else lambda: None,
         )
-        return Crew(self.runner, evaluator, saver, self._gauges(), self.recorder, tell, self._stop_asked())
+        stop_asked = stop_poll(self.job.channel) if self.rank == 0 else lambda: False
+        return Crew(self.runner, evaluator, saver, self._gauges(), self.recorder, self._tell, stop_asked)
 
     def _recorder(self, peak: float) -> Recorder:
         from mtp.registry import MetricLogger  # mlflow takes seconds to import, and one rank needs it
@@ -277,45 +255,31 @@ class _Worker:
         nodes = 1 + int(max(gathered(context.get_node_rank())))
         return Gauges(self.device, self.rank, context.get_node_rank(), context.get_local_rank() == 0, nodes)
 
-    def _stop_asked(self) -> Callable[[], bool]:
-        """Asks the channel without waiting for the answer: a step late is soon enough."""
-        if self.rank != 0:
-            return lambda: False
-        pending = [self.job.channel.stop_asked.remote()]
-
-        def asked() -> bool:
-            ready, _ = ray.wait(pending, timeout=0)
-            if not ready:
-                return False
-            pending[0] = self.job.channel.stop_asked.remote()
-            return bool(ray.get(ready[0]))
-
-        return asked
-
     def _roll_back(self, loop: TrainLoop) -> None:
         """Write down which batches to leave out; the driver then starts the workers again, from the last checkpoint.
 
         Raises:
             MTPError: the run has gone back as often as it may.
         """
-        faults, step = self.config.train.faults, loop.state.step
-        if len(self.rollbacks) >= faults.max_rollbacks:
-            raise MTPError(
-                f"training stopped at step {step}: {len(loop.bad_steps)} steps in a row had a loss or gradient that is "
-                f"not finite, and the run has gone back {len(self.rollbacks)} times already "
-                f"(train.faults.max_rollbacks); lower train.optimizer.lr or raise train.lr_schedule.warmup under "
-                f"another train.run_name"
-            )
+        step = loop.state.step
+        require_leave(self.config.train.faults, len(self.rollbacks), step)
         if self.rank == 0:
-            newest = self._newest()
-            to_step = newest[1].state.step if newest else 0
-            self.folder.roll_back(Rollback(step=step, to_step=to_step, passed_over=tuple(loop.bad_steps)))
-            self._send(RolledBack(step, to_step, tuple(loop.bad_steps)))
+            self._send(roll_back(self.folder, step, loop.bad_steps))
             self.logger.close()
 
     def _finish(self, loop: TrainLoop, data: TrainingData, seconds: float) -> None:
-        """Write the model folder, and mark the run as finished."""
-        model_dir = write_final_model(self.engine, self.config, data.tokenizer, self.folder, self.rank)
+        """Write the model folder, and mark the run as finished.
+
+        Raises:
+            MTPError: the folder could not be written.
+        """
+        try:
+            model_dir = write_final_model(self.engine, self.config, data.tokenizer, self.folder, self.rank)
+        except OSError as error:
+            raise MTPError(
+                f"the trained model could not be written to {self.folder.path}: {error.strerror or error}; "
+                f"make room, and the same command goes on from the last checkpoint"
+            ) from error
         if self.rank != 0 or self.recorder is None:
             return
         self.logger.close()
@@ -329,28 +293,10 @@ class _Worker:
         )
         self.folder.finish(result)
 
-    def _notice(self, text: str) -> None:
-        self._send(Notice(text))
-
     def _send(self, event: TrainEvent) -> None:
         self.job.channel.push.remote(event)
 
-
-def _once_begun(batches: Iterator[RowBatch]) -> Iterator[RowBatch]:
-    """The batches, when the first of them is there: waiting for it is starting up, not training."""
-    return itertools.chain([next(batches)], batches)
-
-
-def _nothing(event: TrainEvent | str) -> None:
-    """What ranks other than 0 do with events."""
-
-
-def _importance(config: Config, data: TrainingData) -> torch.Tensor | None:
-    """Token weights of the corpus; None where every token counts alike."""
-    importance = config.objective.importance
-    if importance.kind == "uniform":
-        return None
-    counts = torch.zeros(config.model.vocab_size, dtype=torch.float64)
-    pieces = list(data.tokenizer.pieces)
-    counts[: len(pieces)] = torch.from_numpy(data.token_counts()).double()
-    return token_importance(importance, counts, pieces + [""] * (len(counts) - len(pieces)))
+    def _tell(self, event: TrainEvent) -> None:
+        """What happens to all ranks alike is told by one."""
+        if self.rank == 0:
+            self._send(event)
