@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from mtp.registry.connection import client
+from mtp.registry.connection import client, registry_errors
 from mtp.registry.spool import Point, Spool, spools
 
 if TYPE_CHECKING:
@@ -147,12 +147,18 @@ class MetricLogger:
 
 
 def send_spooled(uri: str) -> int:
-    """Send what earlier processes could not, of any run; returns the number of points."""
+    """Send what earlier processes could not, of any run; returns the number of points.
+
+    Raises:
+        MTPError: the registry does not answer, or refuses; what was not sent stays on disk.
+    """
     sent = 0
     for spool in spools(uri):
         with spool.locked():
             points = spool.read()
-            _log_batches(client(uri), spool.run_id, points)
+            mlflow = client(uri)
+            with registry_errors(uri):
+                _log_batches(mlflow, spool.run_id, points)
             spool.clear()
         sent += len(points)
     return sent

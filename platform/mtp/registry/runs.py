@@ -5,12 +5,13 @@ import os
 import subprocess
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtp.config import TrackingConfig
-from mtp.errors import UsageError
+from mtp.errors import StoppedError, UsageError
 from mtp.registry.artifacts import SCHEME
 from mtp.registry.connection import client, registry_errors, sqlite_file, tracking_uri
 
@@ -78,6 +79,33 @@ def finish_run(
     uri = uri or tracking_uri()
     with registry_errors(uri):
         client(uri).set_terminated(run_id, status)
+
+
+@contextmanager
+def ending_run(run_id: str, *, uri: str | None = None) -> Iterator[None]:
+    """Mark the run as finished, failed or killed (it was asked to stop), as the block ends."""
+    try:
+        yield
+    except BaseException as error:
+        asked = isinstance(error, StoppedError) or not isinstance(error, Exception)
+        finish_run(run_id, "KILLED" if asked else "FAILED", uri=uri)
+        raise
+    finish_run(run_id, uri=uri)
+
+
+def metric_history(run_id: str, *, uri: str | None = None) -> dict[str, list[tuple[int, float]]]:
+    """Every metric of the run, by name: (step, value) in the order in which they were logged.
+
+    Raises:
+        MTPError: the registry does not answer, or there is no such run.
+    """
+    uri = uri or tracking_uri()
+    mlflow = client(uri)
+    with registry_errors(uri):
+        names = mlflow.get_run(run_id).data.metrics
+        return {
+            name: [(point.step, point.value) for point in mlflow.get_metric_history(run_id, name)] for name in names
+        }
 
 
 def _ensure_experiment(mlflow: "MlflowClient", name: str, uri: str) -> str:
