@@ -109,6 +109,10 @@ def _options(config: ServeConfig) -> EngineOptions:
         max_batch_tokens=config.max_batch_tokens,
         cache_blocks=config.cache_blocks,
         prefix_caching=config.prefix_caching,
+        adaptive_drafts=config.adaptive_drafts,
+        draft_vocab_size=config.draft_vocab_size,
+        compiled_step=config.compiled_step,
+        quantization=config.quantization,
     )
 
 

@@ -55,13 +55,9 @@ class RemoteEngine:
                 return
             except _LOST:
                 attempt.close()
-            except BackPressureError as error:
-                raise APIError(
-                    429,
-                    f"{error.num_queued_requests} requests are waiting, as many as may; try again later",
-                    code="overloaded",
-                    retry_after=1,
-                ) from None
+            except BackPressureError:
+                message = "as many requests are waiting for this model as may; try again later"
+                raise APIError(429, message, code="overloaded", retry_after=1) from None
             except DeploymentUnavailableError:
                 raise APIError(503, "no replica of this model is running", code="unavailable", retry_after=5) from None
         raise EngineStoppedError("replicas die while they take this request")

@@ -49,6 +49,7 @@ def stop_version(app: str) -> None:
 
 
 def replica_deployment(config: ServeConfig) -> Any:
+    """The deployment of a version's replicas, ready to bind."""
     from ray import serve
     from ray.serve.config import RequestRouterConfig
 

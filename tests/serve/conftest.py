@@ -22,6 +22,12 @@ def wait_for(condition, seconds=60):
         time.sleep(0.2)
 
 
+def value_of(page, name):
+    """Sum of a metric's samples in Prometheus' text."""
+    lines = [line for line in page.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
     """A tiny model with sequential modules, and a tokenizer that fits it."""

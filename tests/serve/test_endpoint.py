@@ -4,7 +4,7 @@ import pytest
 
 from mtp.config import ServeConfig
 from mtp.errors import MTPError, UsageError
-from tests.serve.conftest import wait_for
+from tests.serve.conftest import value_of, wait_for
 
 GREEDY = {"prompt": "def f(x):", "max_tokens": 24, "temperature": 0, "ignore_eos": True}
 BAD_BODIES = [
@@ -30,12 +30,6 @@ BAD_BODIES = [
     b'{"prompt": "x", "speculation": {"decoder": "unknown"}}',
     b'{"prompt": "x", "speculation": {"num_draft_tokens": 60}}',
 ]
-
-
-def value_of(page, name):
-    """Sum of a metric's samples in Prometheus' text."""
-    lines = [line for line in page.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
-    return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
 def complete(client, **changes):
