@@ -121,6 +121,7 @@ async function decode(panel, signal) {
   prompt.textContent = $("prompt").value;
   output.replaceChildren(prompt);
   figures.textContent = "waiting";
+  const began = performance.now();
   const response = await fetch("/v1/completions", {
     method: "POST",
     headers: headers(),
@@ -128,22 +129,20 @@ async function decode(panel, signal) {
     signal,
   });
   if (!response.ok) throw new Error(await failure(response));
-  let first = null;
   for await (const event of events(response)) {
     if (event.error) throw new Error(event.error.message);
-    first ??= performance.now();
     for (const [text, origin] of event.choices.flatMap((choice) => choice.origins || [])) {
       const item = swatch(origin, text);
       item.title = origin ? `accepted draft ${origin}` : "the target's own";
       output.append(item);
     }
     output.scrollTop = output.scrollHeight;
-    if (event.usage) figures.textContent = figuresOf(event.usage, (performance.now() - first) / 1000);
+    if (event.usage) figures.textContent = figuresOf(event.usage, (performance.now() - began) / 1000);
   }
 }
 
 function figuresOf(usage, seconds) {
-  const rate = seconds > 0.05 ? ` · ${(usage.completion_tokens / seconds).toFixed(0)} tokens/s` : "";
+  const rate = ` · ${(usage.completion_tokens / seconds).toFixed(0)} tokens/s`;
   const { steps, tokens_per_step: perStep } = usage.speculation;
   return `${usage.completion_tokens} tokens in ${steps} steps · ${perStep.toFixed(2)} tokens/step${rate}`;
 }
