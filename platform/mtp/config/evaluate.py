@@ -12,9 +12,9 @@ class EvaluateConfig(Section):
     """Model URI; unset: the newest `candidate` of tracking.model_name."""
     data: str | None = None
     """Prepared data set; unset: `validation` under data.path."""
-    domains: dict[str, str] = {}
-    """Further prepared data sets by name, measured each for itself; unset: the `validation` of every source of
-    data.mixture."""
+    domains: tuple[str, ...] = ()
+    """Further prepared data sets (folders with a split `validation`), measured each for itself and called by their
+    last name; unset: the sources of data.mixture."""
     max_rows: PositiveInt = 256
     batch_size: PositiveInt = 8
     window: PositiveInt | None = None

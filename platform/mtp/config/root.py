@@ -6,10 +6,13 @@ from pydantic import model_validator
 
 from mtp.config.base import Section
 from mtp.config.cluster import ClusterConfig
+from mtp.config.compare import CompareConfig
 from mtp.config.data import DataConfig
 from mtp.config.evaluate import EvaluateConfig
 from mtp.config.model import ModelConfig
 from mtp.config.objective import ObjectiveConfig
+from mtp.config.promote import PromoteConfig
+from mtp.config.refresh import RefreshConfig
 from mtp.config.serve import ServeConfig
 from mtp.config.sweep import SweepConfig
 from mtp.config.tracking import TrackingConfig
@@ -26,6 +29,9 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     sweep: SweepConfig = SweepConfig()
     tracking: TrackingConfig = TrackingConfig()
+    promote: PromoteConfig = PromoteConfig()
+    refresh: RefreshConfig = RefreshConfig()
+    compare: CompareConfig = CompareConfig()
     serve: ServeConfig = ServeConfig()
     cluster: ClusterConfig = ClusterConfig()
 
