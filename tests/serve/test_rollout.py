@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import threading
 
 import httpx
 import pytest
@@ -15,8 +14,7 @@ from mtp.errors import MTPError
 from mtp.registry import ModelCard, drift, production_of, promote, register_model, start_run, versions
 from mtp.tokenizer import Tokenizer
 from tests.serve.conftest import wait_for
-
-GREEDY = {"prompt": "def f(x):", "max_tokens": 80, "temperature": 0, "ignore_eos": True}
+from tests.serve.load import GREEDY, Load
 
 
 @pytest.fixture(scope="module")
@@ -51,42 +49,6 @@ def rolling(endpoint, registered, ray_cluster, endpoint_keys):
     deploy(f"models:/{registered}@champion", config, ray_cluster.mlflow_url)
     yield endpoint
     undeploy(model=registered)
-
-
-class Load:
-    """Streams, one after the other in each of `width` threads, until stopped; every end is kept."""
-
-    def __init__(self, url, model, width=16):
-        self.texts, self.faults = [], []
-        self._url, self._model = url, model
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(width)]
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(120)
-
-    def _run(self):
-        with httpx.Client(base_url=self._url, timeout=120) as client:
-            while not self._stop.is_set():
-                try:
-                    self.texts.append(stream(client, GREEDY | {"model": self._model}))
-                except Exception as error:
-                    self.faults.append(repr(error))
-
-
-def stream(client, body):
-    with client.stream("POST", "/v1/completions", json=body | {"stream": True}) as response:
-        assert response.status_code == 200, response.read()
-        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
-    assert lines[-1] == "[DONE]", f"cut off: {lines[-1]}"
-    return "".join(json.loads(line)["choices"][0]["text"] for line in lines[:-1])
 
 
 def uris(url, model):

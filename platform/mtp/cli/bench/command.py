@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
     group.command("train")(train)
     group.command("data")(data)
     group.command("decode")(decode)
+    group.command("serve")(serve)
     group.command("page")(page)
     app.add_typer(group, name="bench")
 
@@ -106,6 +107,43 @@ def data(
                 spinner.update("Training the quickstart's model")
                 ratios.append(bench_data_wait(smoke, PLATFORM_SMOKE_STEPS if smoke else PLATFORM_STEPS))
     finish([*measured], ratios, limits, rounds, json_file)
+
+
+def serve(
+    model_uri: Annotated[
+        str, typer.Argument(help="A trained model, as for deploy: drafts of another are not accepted.")
+    ],
+    smoke: Annotated[bool, typer.Option("--smoke", help="Tiny sizes: does the benchmark run?")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds after the warm-up.", min=1)] = ROUNDS,
+) -> None:
+    """Tokens through HTTP against the engine alone, MTP against standard decoding, with 1, 4 and 16 clients."""
+    from mtp.cli.bench import machine
+    from mtp.cli.bench.serve_http import CONCURRENCY, SMOKE, ServeSize, bench_serve
+    from mtp.cli.session import registry
+    from mtp.registry import fetch_model
+
+    require_folder(json_file)
+    rounds = SMOKE_ROUNDS if smoke else rounds
+    folder = fetch_model(model_uri, registry())
+    with notes.status("Measuring the machine's limits") as spinner:
+        limits = machine.limits()
+        spinner.update("Starting Ray and the endpoint")
+        with ray_session():
+            measured, ratios = bench_serve(
+                folder,
+                SMOKE if smoke else ServeSize(),
+                rounds,
+                CONCURRENCY,
+                lambda done, total, name: spinner.update(f"Round {done} of {total}: {name}"),
+            )
+    missing = {
+        "name": "vllm",
+        "unit": "tokens/s",
+        "median": None,
+        "detail": {"missing": "vLLM needs an environment of its own, which this command does not make"},
+    }
+    finish([*measured, missing], ratios, limits, rounds, json_file)
 
 
 def require_folder(json_file: Path | None) -> None:
