@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 
 def test_bench_train_smoke_writes_the_ratios_by_their_names(tmp_path):
     path = tmp_path / "report.json"
@@ -64,3 +66,29 @@ def test_bench_decode_smoke_writes_the_ratios_by_their_names(tmp_path):
     names = {ratio["name"] for ratio in report["ratios"]}
     assert {"mtp_vs_standard_b1_small", "int8_vs_standard_b1_small", "worst_cell_vs_standard_small"} <= names
     assert next(entry for entry in report["contestants"] if entry["name"] == "vllm")["median"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        (["data"], {"stream_vs_memmap", "data_wait_fraction"}),
+        (["data", "--prepare"], {"prepare_vs_tokenizers"}),
+        (["train", "--platform"], {"platform_vs_bare_loop", "workers_2_vs_1"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_the_platforms_benchmarks_run_in_their_smallest_form(tmp_path, command, names):
+    path = tmp_path / "report.json"
+    script = "from mtp.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "bench", *command, "--smoke", "--json", str(path)],
+        capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(path.read_text())
+    found = {ratio["name"] for ratio in report["ratios"]}
+    assert names <= found <= names | {"platform_vs_hf_trainer"}  # the Trainer needs a package that may be absent
+    if "--platform" in command:
+        stages = [entry for entry in report["contestants"] if entry["name"].startswith("start-up: ")]
+        assert len(stages) == 3 and all(stage["median"] >= 0 for stage in stages)
