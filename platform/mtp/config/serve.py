@@ -63,7 +63,15 @@ class ServeConfig(Section):
     """Send a prompt to the replica that has its beginning in the cache, unless that one is busier by far."""
     decoder: Literal["standard", "mtp"] = "mtp"
     num_draft_tokens: NonNegativeInt | None = None
-    """Drafts a step; unset: n_future - 1."""
+    """Drafts a step; unset: chosen step by step (adaptive_drafts), or n_future - 1."""
+    adaptive_drafts: bool = True
+    """Choose the draft length of requests that leave it open by measured costs and acceptance."""
+    draft_vocab_size: PositiveInt | None = None
+    """Draft from the first so many ids alone, which is cheaper; outputs do not change. Unset: from all."""
+    compiled_step: Literal["auto", "on", "off"] = "auto"
+    """The C++ step on processors: auto falls back to PyTorch where there is no compiler; on fails there."""
+    quantization: Literal["none", "int8"] = "none"
+    """int8: linear layers as 8-bit whole numbers, in the compiled step alone; changes the model's numbers a little."""
     api_keys: str | None = None
     """File of API keys; unset: api_keys.json in the state folder. Without a key in it, everybody may ask."""
     max_completion_tokens: PositiveInt | None = None

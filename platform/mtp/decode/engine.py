@@ -13,26 +13,19 @@ import torch
 from torch import Tensor
 
 from mtp.decode.acceptance import Drafted
-from mtp.decode.admission import MODULE_DECODERS, DraftLimits, check_request, is_adaptive
-from mtp.decode.blocks import BlockPool
-from mtp.decode.cache import LatentPages
-from mtp.decode.calibration import step_costs
-from mtp.decode.controller import DraftController
-from mtp.decode.draft_model import DraftModel
-from mtp.decode.drafting import Drafting
+from mtp.decode.admission import MODULE_DECODERS, check_request, is_adaptive
+from mtp.decode.engine_parts import build_parts
 from mtp.decode.grammar import GrammarCompiler
 from mtp.decode.logprobs import add_prompt_logprobs, token_logprobs
-from mtp.decode.module_drafter import ModuleDrafter
 from mtp.decode.network import Window
-from mtp.decode.network_choice import choose_network
 from mtp.decode.options import EngineOptions
 from mtp.decode.penalties import TokenCounts
 from mtp.decode.request import FinishReason, Request, StepOutput, Token
-from mtp.decode.rows import Rows, row_numbers
+from mtp.decode.rows import row_numbers
 from mtp.decode.scheduler import Scheduler
 from mtp.decode.sequence import Sequence
 from mtp.decode.stats import DecodeStats
-from mtp.decode.verification import Emission, Verifier
+from mtp.decode.verification import Emission
 from mtp.errors import UsageError
 from mtp.model import MTPModel
 
@@ -58,8 +51,7 @@ class Engine:
         draft_model: MTPModel | None = None,
     ) -> None:
         """`grammars` lets requests carry constraints, `draft_model` lets them choose the decoder of that name."""
-        self.model = model
-        self._draft_model = draft_model
+        self.model, self._draft_model = model, draft_model
         self._grammars = grammars
         self.eos_ids = eos_ids
         self.options = options or EngineOptions()
@@ -84,12 +76,12 @@ class Engine:
         modules = drafts if request.speculation.decoder in MODULE_DECODERS else 0
         if not self.model.prediction.chained:
             modules = min(modules, 1)
-        adaptive = self._controller is not None and is_adaptive(request.speculation)
-        if adaptive and not self._controller.admits(self.running):
+        controller = self._controller if is_adaptive(request.speculation) else None
+        if controller is not None and not controller.admits(self.running):
             drafts = modules = 0
         sequence = Sequence(next(self._ids), request, self._scheduler.now, drafts, modules)
-        if adaptive and drafts:
-            self._controller.enter(sequence)
+        if controller is not None and drafts:
+            controller.enter(sequence)
         if request.sampling.penalised:
             sequence.counts = TokenCounts(request.prompt, self.model.config.vocab_size, self._device)
         if request.sampling.constrained:
@@ -298,46 +290,10 @@ class Engine:
             self._pages.erase(retired)
 
     def _build_memory(self) -> None:
-        options, config, model = self.options, self.model.config, self.model
-        self._limits = DraftLimits.of(config, options.max_draft_tokens, self._draft_model is not None)
-        chained, drafts = model.prediction.chained, self._limits.modules
-        depth = drafts if chained else min(drafts, 1)
-        layers = config.num_hidden_layers + (drafts if chained else model.prediction.cache_layers)
-        blocks = options.cache_blocks or options.max_batch_size * -(-self.max_model_len // options.block_size)
-        weight = model.model.embed_tokens.weight
-        self._pages = LatentPages(config, layers, blocks, options.block_size, weight.device, weight.dtype)
-        self._pool = BlockPool(blocks)
-        self._rows = Rows(options.max_batch_size, self.max_model_len, depth, self._limits.lookup + drafts, self._pages)
-        self._network = choose_network(model, self._rows, self._pages, options)
-        self._scheduler = Scheduler(options, self._pool, self._rows)
-        self._verifier = Verifier(self.eos_ids, config.vocab_size, weight.device)
-        modules: ModuleDrafter | None = None
-        if depth:
-            size, vocab_size = options.max_batch_size, options.draft_vocab_size
-            modules = ModuleDrafter(model, self._network, self._rows, depth, size, vocab_size)
-        self._controller: DraftController | None = None
-        if options.adaptive_drafts and drafts:
-            self._controller = DraftController(step_costs(model, self._network, self._rows, drafts), drafts)
-        self._drafting = Drafting(
-            modules,
-            self._rows,
-            self._verifier,
-            config.vocab_size,
-            self.max_model_len,
-            self.stats,
-            self._build_draft_model(),
-            self._controller,
-        )
-
-    def _build_draft_model(self) -> DraftModel | None:
-        if self._draft_model is None:
-            return None
-        size, vocab_size, chunk = (
-            self.options.max_batch_size,
-            self.model.config.vocab_size,
-            self.options.max_batch_tokens,
-        )
-        return DraftModel(self._draft_model, vocab_size, self._rows, size, self.max_model_len, chunk)
+        parts = build_parts(self.model, self.options, self.max_model_len, self.eos_ids, self.stats, self._draft_model)
+        self._limits, self._pages, self._pool, self._rows = parts.limits, parts.pages, parts.pool, parts.rows
+        self._network, self._scheduler, self._verifier = parts.network, parts.scheduler, parts.verifier
+        self._controller, self._drafting = parts.controller, parts.drafting
 
     def _no_drafts(self, rows: int) -> Drafted:
         none = torch.zeros(rows, 0, dtype=torch.int64, device=self._device)
