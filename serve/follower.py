@@ -59,7 +59,7 @@ class Follower:
         newest = resolve_version(alias_uri, route.tracking_uri)
         if newest == route.uri or (route.name, newest) in self._failed:
             return
-        share = route.weight if route.weight != 1.0 and self._is_canary(route) else None
+        share = route.weight if self._is_canary(route) else None
         try:
             deploy(alias_uri, route.config, route.tracking_uri, name=route.name, canary_percent=share)
         except MTPError as error:

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from ray.exceptions import ActorDiedError, ActorUnavailableError, TaskCancelledError
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
@@ -84,7 +84,7 @@ class RemoteEngine:
             attempt.close()
 
 
-_LOST = (ActorDiedError, ActorUnavailableError, TaskCancelledError)
+_LOST = (ActorDiedError, ActorUnavailableError)
 
 
 class _Attempt:

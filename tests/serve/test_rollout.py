@@ -1,6 +1,5 @@
 """Versions: side by side, canaries, following an alias under load, a bad version, a killed replica."""
 
-import json
 import os
 import signal
 
@@ -15,6 +14,8 @@ from mtp.registry import ModelCard, drift, production_of, promote, register_mode
 from mtp.tokenizer import Tokenizer
 from tests.serve.conftest import wait_for
 from tests.serve.load import GREEDY, Load
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -129,18 +130,6 @@ def test_what_serving_accepts_is_written_to_the_version(rolling, registered, ray
     assert production.steps >= 200 and len(production.acceptance) == 3
     assert 1 <= production.tokens_per_step <= 4
     assert drift((1.0, 1.0, 1.0), production) or production.acceptance[0] > 0.9
-
-
-def test_drift_is_said_in_a_sentence_and_only_when_there_is_enough_to_go_by():
-    tags = {
-        "production": json.dumps(
-            {"at": "2026-01-01T00:00:00+00:00", "tokens": 9, "steps": 5, "acceptance": [0.3], "drafts": 500}
-        )
-    }
-    assert "30% of the time in production, 60% in evaluation" in drift((0.6,), production_of(tags))
-    assert drift((0.35,), production_of(tags)) is None
-    few = {"production": tags["production"].replace("500", "5")}
-    assert drift((0.6,), production_of(few)) is None
 
 
 def test_serving_goes_on_while_the_registry_is_down_and_a_deployment_is_refused(rolling, client, endpoint_keys):
