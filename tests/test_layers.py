@@ -22,6 +22,7 @@ LAYERS = {
     "mtp.registry": 3,
     "mtp.train": 4,
     "mtp.evaluate": 4,
+    "mtp.compare": 4,
     "mtp.cli": 5,
     "jobs": 5,
     "serve": 5,

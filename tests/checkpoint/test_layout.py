@@ -177,3 +177,32 @@ def test_a_checkpoint_that_transformers_saved_is_imported(exported, tmp_path):
     import_hf(tmp_path / "theirs", tmp_path / "back")
     back = load_model(tmp_path / "back")
     assert torch.equal(back.lm_head.weight, load_model(tmp_path / "model").lm_head.weight)
+
+
+def test_an_archive_is_not_unpacked(tmp_path):
+    (tmp_path / "model.tar").write_bytes(b"x")
+    with pytest.raises(UsageError, match="archives are not unpacked"):
+        import_hf(tmp_path / "model.tar", tmp_path / "out")
+
+
+def test_memory_holds_few_tensors_at_a_time_while_a_model_moves(tokenizer, tmp_path, monkeypatch):
+    import weakref
+
+    from mtp.checkpoint.stored_weights import StoredWeights
+
+    alive, most = weakref.WeakSet(), 0
+    read = StoredWeights.read
+
+    def watched(self, name, index=()):
+        nonlocal most
+        tensor = read(self, name, index)
+        alive.add(tensor)
+        most = max(most, len(alive))
+        return tensor
+
+    save_model(tmp_path / "model", fresh(), tokenizer)
+    monkeypatch.setattr(StoredWeights, "read", watched)
+    export_hf(tmp_path / "model", tmp_path / "out", max_shard_bytes=20_000)
+    import_hf(tmp_path / "out", tmp_path / "back")
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 2
+    assert most <= 3

@@ -1,6 +1,10 @@
 """The life of a model in a real registry: registered whole, found again, promoted, fetched."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 
 import pytest
 
@@ -10,10 +14,12 @@ from mtp.registry import (
     ModelCard,
     fetch_model,
     promote,
+    promotions,
     record_gates,
     register_model,
     registered_models,
     resolve_version,
+    roll_back,
     set_alias,
     start_run,
     versions,
@@ -21,8 +27,14 @@ from mtp.registry import (
 from mtp.registry.connection import client
 from mtp.registry.files import checksums
 
+PARENT = "models:/old/7"
 CARD = ModelCard(
-    perplexity=41.25, acceptance=(0.6, 0.3), agreement=(0.7, 0.5), tokens_per_step=1.78, data_fingerprint="abc"
+    perplexity=41.25,
+    acceptance=(0.6, 0.3),
+    agreement=(0.7, 0.5),
+    tokens_per_step=1.78,
+    data_fingerprint="abc",
+    parent=PARENT,
 )
 
 
@@ -62,7 +74,60 @@ def test_the_mlflow_client_of_anyone_can_download_the_version(registered, model_
     name, _, _, uri = registered
     mlflow.set_tracking_uri(uri)
     mlflow.artifacts.download_artifacts(f"models:/{name}@candidate", dst_path=str(tmp_path / "out"))
-    assert checksums(tmp_path / "out") == checksums(model_folder)
+    assert checksums(tmp_path / "out").items() >= checksums(model_folder).items()
+    assert (tmp_path / "out" / "MLmodel").is_file()
+
+
+def test_a_version_knows_its_data_tokenizer_code_and_parent(registered, model_folder):
+    name, _, run_id, uri = registered
+    (found,) = versions(name, uri=uri)
+    assert found.tokenizer_sha256 == checksums(model_folder)["tokenizer.json"]
+    assert len(found.source_commit) == 40 and found.parent == PARENT and found.run_id == run_id
+    assert f"`{PARENT}`" in found.description and found.source_commit[:12] in found.description
+
+
+def test_the_card_shows_the_figures_of_the_run(tracking, model_folder):
+    import httpx
+    from matplotlib.figure import Figure
+
+    from mtp.registry import log_figures
+
+    run_id = start_run(tracking, "train", {})
+    log_figures(run_id, {"acceptance.png": Figure()}, uri=tracking.uri)
+    register_model(run_id, model_folder, "with-figures", uri=tracking.uri)
+    (found,) = versions("with-figures", uri=tracking.uri)
+    (link,) = re.findall(r"!\[figures/acceptance\.png\]\((\S+)\)", found.description)
+    assert httpx.get(f"{tracking.uri}/{link}").content.startswith(b"\x89PNG")
+
+
+def test_anyone_can_load_it_with_mlflow_and_predict(tracking, tmp_path):
+    import mlflow
+
+    from mtp.checkpoint import save_model
+    from tests.evaluate.conftest import TOKENIZER, tiny_model
+
+    folder = save_model(tmp_path / "real", tiny_model(), TOKENIZER)
+    run_id = start_run(tracking, "train", {})
+    version = register_model(run_id, folder, "predicts", uri=tracking.uri)
+    mlflow.set_tracking_uri(tracking.uri)
+    loaded = mlflow.pyfunc.load_model(f"models:/predicts/{version}")
+    assert loaded.metadata.signature is not None
+    assert len(loaded.predict(loaded.input_example, params={"max_tokens": 2})) == 1
+    outputs = loaded.predict(["hello", "world"], params={"max_tokens": 5})
+    assert len(outputs) == 2 and all(isinstance(output, str) for output in outputs)
+    assert loaded.predict(["hello"], params={"max_tokens": 5}) == outputs[:1]
+
+
+def test_a_version_of_a_newer_format_is_refused_in_one_sentence(registered):
+    name, version, _, uri = registered
+    client(uri).set_model_version_tag(name, str(version), "mtp.format", "99")
+    for call in (
+        lambda: fetch_model(f"models:/{name}/{version}", uri),
+        lambda: versions(name, uri=uri),
+        lambda: promote(name, version, uri=uri),
+    ):
+        with pytest.raises(MTPError, match=r"newer mtp \(format 99, this one knows 1\)"):
+            call()
 
 
 def test_what_does_not_exist_is_named_beside_what_does(registered):
@@ -163,6 +228,47 @@ def test_a_failed_check_keeps_the_alias_where_it_is_also_later(registered):
     record_gates(name, version, {"exactness": Gate(True, "64 of 64 tokens equal")}, uri=uri)
     promote(name, version, uri=uri)
     assert registered_models(uri=uri)[name]["champion"] == version
+
+
+def test_a_forced_promotion_is_written_down(registered):
+    name, version, _, uri = registered
+    failing = {"perplexity": Gate(False, "41 above 30")}
+    assert promote(name, version, gates=failing, force=True, uri=uri) is None
+    (move,) = promotions(name, uri=uri)
+    assert (move.version, move.forced) == (version, "perplexity (41 above 30)")
+
+
+def test_rolling_back_goes_to_the_version_before_and_again_to_the_one_before_that(registered, model_folder):
+    name, first, run_id, uri = registered
+    second, third = (register_model(run_id, model_folder, name, uri=uri) for _ in range(2))
+    with pytest.raises(UsageError, match="no alias 'champion' to roll back"):
+        roll_back(name, uri=uri)
+    for version in (first, second, third):
+        promote(name, version, uri=uri)
+    assert roll_back(name, uri=uri) == (third, second)
+    assert roll_back(name, uri=uri) == (second, first)
+    assert registered_models(uri=uri)[name]["champion"] == first
+    with pytest.raises(UsageError, match="there is no way back"):
+        roll_back(name, uri=uri)
+    promote(name, third, uri=uri)
+    assert roll_back(name, uri=uri) == (third, first)
+
+
+def test_promotions_of_several_processes_at_once_are_all_remembered(registered, model_folder, tmp_path):
+    name, first, run_id, uri = registered
+    numbers = [first, *(register_model(run_id, model_folder, name, uri=uri) for _ in range(2))]
+    program = "import sys; from mtp.registry import promote; promote(sys.argv[1], int(sys.argv[2]), uri=sys.argv[3])"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, name, str(number), uri],
+            env={**os.environ, "MTP_HOME": str(tmp_path / str(number))},  # as on machines that share no lock
+        )
+        for number in numbers
+    ]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    moves = promotions(name, uri=uri)
+    assert sorted(move.version for move in moves) == numbers
+    assert registered_models(uri=uri)[name]["champion"] == moves[-1].version
 
 
 def test_a_name_with_uri_characters_is_refused(tracking, model_folder):

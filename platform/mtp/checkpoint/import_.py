@@ -14,7 +14,7 @@ from mtp.checkpoint.public_layout import Part, duplicates, parts_of
 from mtp.checkpoint.stored_weights import FP32_BUFFER, StoredWeights, open_weights
 from mtp.checkpoint.streamed_weights import Entry
 from mtp.config import ModelConfig
-from mtp.errors import MTPError
+from mtp.errors import MTPError, UsageError
 from mtp.tokenizer import Tokenizer
 
 
@@ -25,10 +25,13 @@ def import_hf(directory: str | Path, out: str | Path) -> Path:
     copies of embedding and head in each prediction module's layer may be absent, but must equal the originals.
 
     Raises:
+        UsageError: `directory` is no folder, such as an archive.
         MTPError: a file is missing or damaged, or a tensor is missing, unknown, misshapen, of another dtype than the
             rest, or not finite; it names the file and the tensor or key.
     """
     directory = Path(directory)
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is no folder; give the folder of a checkpoint (archives are not unpacked)")
     weights = open_weights(directory)
     keys = read_keys(directory)
     config = from_hf(keys, str(directory / "config.json"), modules=_modules_in(weights, keys))

@@ -40,8 +40,13 @@ def log_figures(run_id: str, figures: Mapping[str, "Figure"], *, uri: str | None
 
 def log_json(run_id: str, name: str, value: Any, *, uri: str | None = None) -> None:
     """Keep a JSON document as `name` among the run's files."""
+    log_text(run_id, name, json.dumps(value, indent=2), uri=uri)
+
+
+def log_text(run_id: str, name: str, text: str, *, uri: str | None = None) -> None:
+    """Keep a text as the file `name` of the run."""
     with _upload(run_id, None, uri) as folder:
-        (folder / name).write_text(json.dumps(value, indent=2))
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def log_table(

@@ -127,9 +127,20 @@ def _first_line(error: Exception) -> str:
 @functools.cache
 def _initialise(uri: str, database: Path) -> None:
     """Make the tables once, under a lock: several processes that meet a fresh file would all try, and all fail."""
-    from mlflow import MlflowClient
+    from alembic.util.exc import CommandError
+    from mlflow import MlflowClient, __version__
+    from mlflow.exceptions import MlflowException
 
     database.parent.mkdir(parents=True, exist_ok=True)
-    with database.with_suffix(".lock").open("w") as lock, registry_errors(uri):
+    with database.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        MlflowClient(uri).search_experiments(max_results=1)
+        try:
+            MlflowClient(uri).search_experiments(max_results=1)
+        except (MlflowException, CommandError) as error:
+            reason = _first_line(error)
+            if "schema" not in reason and "revision" not in reason:
+                raise MTPError(_unreachable(uri, reason)) from error
+            raise MTPError(
+                f"the registry {database} has a format that this MLflow ({__version__}) does not know ({reason}); "
+                f"a newer MLflow wrote it: upgrade, or point tracking.uri at another registry"
+            ) from error

@@ -5,6 +5,7 @@ figures mean is the card's business (card.py), who may have which alias is promo
 """
 
 import json
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,8 @@ from mtp.registry.artifacts import repository
 from mtp.registry.card import ModelCard
 from mtp.registry.connection import as_global_uri, client, registry_errors, tracking_uri
 from mtp.registry.files import checksums, require_model_folder
+from mtp.registry.lineage import lineage_of, refuse_newer
+from mtp.registry.mlmodel import write_mlflow_files
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,6 +44,10 @@ class ModelVersion:
     agreement: tuple[float, ...]
     tokens_per_step: float | None
     data_fingerprint: str | None
+    tokenizer_sha256: str | None
+    source_commit: str | None
+    parent: str | None
+    """`models:/NAME/VERSION` that it was resumed or refreshed from."""
     description: str
     tags: dict[str, str]
 
@@ -67,7 +74,10 @@ def register_model(
     if not name or any(character in name for character in "/:@"):
         raise UsageError(f"{name!r} cannot name a registered model: it is empty or holds one of / : @")
     mlflow = client(uri)
+    lineage = lineage_of(folder, run_id, card.parent)
     with registry_errors(uri):
+        run = mlflow.get_run(run_id)
+        figures = _figures(run.info.artifact_uri, uri)
         logged = _upload(mlflow, run_id, folder, uri)
         _ensure_registered(mlflow, name)
         with as_global_uri(uri):
@@ -76,8 +86,8 @@ def register_model(
                 source=f"models:/{logged.model_id}",
                 run_id=run_id,
                 model_id=logged.model_id,
-                tags=card.tags(),
-                description=card.markdown(name, run_id),
+                tags={**card.tags(), **lineage.tags()},
+                description=card.markdown(name, lineage, run.info.experiment_id, figures),
             )
         if alias is not None:
             mlflow.set_registered_model_alias(name, alias, created.version)
@@ -120,6 +130,21 @@ def versions(name: str, *, uri: str | None = None) -> list[ModelVersion]:
     return sorted((_version(item, aliases) for item in found), key=lambda item: -item.version)
 
 
+def record_figures(model_uri: str, card: ModelCard, *, uri: str | None = None) -> None:
+    """Keep what an evaluation measured with the version `models:/NAME/VERSION`; figures it leaves out stay.
+
+    Raises:
+        UsageError: the version does not exist.
+    """
+    uri = uri or tracking_uri()
+    name, _, version = model_uri.removeprefix("models:/").partition("/")
+    mlflow = client(uri)
+    with registry_errors(uri):
+        require_version(mlflow, name, int(version), uri)
+        for tag, value in card.tags().items():
+            mlflow.set_model_version_tag(name, version, tag, value)
+
+
 def set_alias(name: str, alias: str, version: int, *, uri: str | None = None) -> None:
     """Point `alias` at a version, without any check of what the version is worth (see promote).
 
@@ -160,7 +185,9 @@ def require_version(mlflow: "MlflowClient", name: str, version: int, uri: str) -
 
     require_registered(mlflow, name, uri)
     try:
-        return mlflow.get_model_version(name, str(version))
+        found = mlflow.get_model_version(name, str(version))
+        refuse_newer(found.tags, f"version {version} of {name}")
+        return found
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
@@ -181,12 +208,22 @@ def _upload(mlflow: "MlflowClient", run_id: str, folder: Path, uri: str) -> "Log
         model_type="mtp",
     )
     try:
-        repository(logged.artifact_location, uri).log_artifacts(str(folder))
+        store = repository(logged.artifact_location, uri)
+        store.log_artifacts(str(folder))
+        with tempfile.TemporaryDirectory() as beside:
+            write_mlflow_files(Path(beside))
+            store.log_artifacts(beside)
     except BaseException:
         mlflow.finalize_logged_model(logged.model_id, "FAILED")
         raise
     mlflow.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     return mlflow.finalize_logged_model(logged.model_id, "READY")
+
+
+def _figures(artifact_uri: str, uri: str) -> list[str]:
+    """The pictures that the run has so far."""
+    files = repository(artifact_uri, uri).list_artifacts("figures")
+    return sorted(file.path for file in files if file.path.endswith(".png"))
 
 
 def _ensure_registered(mlflow: "MlflowClient", name: str) -> None:
@@ -200,6 +237,8 @@ def _ensure_registered(mlflow: "MlflowClient", name: str) -> None:
 
 
 def _version(item: "MlflowVersion", aliases: dict[str, int]) -> ModelVersion:
+    refuse_newer(item.tags, f"version {item.version} of {item.name}")
+
     def figure(name: str) -> Any:
         return json.loads(item.tags[name]) if name in item.tags else None
 
@@ -214,6 +253,9 @@ def _version(item: "MlflowVersion", aliases: dict[str, int]) -> ModelVersion:
         agreement=tuple(figure("agreement") or ()),
         tokens_per_step=figure("tokens_per_step"),
         data_fingerprint=figure("data_fingerprint"),
+        tokenizer_sha256=item.tags.get("tokenizer_sha256"),
+        source_commit=item.tags.get("source_commit"),
+        parent=item.tags.get("parent"),
         description=item.description or "",
         tags=dict(item.tags),
     )

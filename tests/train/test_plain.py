@@ -1,0 +1,44 @@
+import torch
+
+from mtp.config import build_config
+from mtp.data import open_training_data
+from mtp.model import MTPModel
+from mtp.train.plain import train_plain
+from tests.train.datasets import write_dataset
+from tests.train.small import SIZES
+
+
+def config_of(root, **sections):
+    return build_config(
+        {
+            "data": {"path": str(root), "seq_len": 32, "vocab_size": 300},
+            "model": {**SIZES, "vocab_size": 300, "n_routed_experts": 4},
+            "train": {"batch_size": 4, "num_workers": 1, "optimizer": {"lr": 1e-2}},
+            **sections,
+        }
+    )
+
+
+def trained(config, steps):
+    torch.manual_seed(0)
+    model = MTPModel(config.model)
+    return model, list(train_plain(model, open_training_data(config.data), config, steps))
+
+
+def test_it_learns_and_the_same_seed_gives_the_same_model(tmp_path):
+    config = config_of(write_dataset(tmp_path / "data"))
+    model, steps = trained(config, 30)
+    assert steps[-1].loss < steps[0].loss - 0.5
+    assert [step.step for step in steps] == list(range(1, 31)) and steps[-1].tokens > steps[0].tokens > 0
+    again, _ = trained(config, 30)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_with_a_detached_backbone_only_modules_move_expert_biases_included(tmp_path):
+    config = config_of(write_dataset(tmp_path / "data"), objective={"detach_backbone": True})
+    torch.manual_seed(0)
+    before = MTPModel(config.model).state_dict()
+    model, _ = trained(config, 5)
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert any("e_score_correction_bias" in name for name in moved)
+    assert all(name.startswith("prediction.") for name in moved)
