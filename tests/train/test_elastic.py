@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 
+from mtp.checkpoint import load_model
 from mtp.config import dump_config
 from mtp.registry import metric_history
 from mtp.train.events import WorkerReady
@@ -31,3 +32,19 @@ def test_a_group_shrinks_when_a_node_is_lost_and_the_loss_curve_goes_on(through,
     assert "resumed_from='step-" in said
     losses = dict(metric_history(run_id, uri=through.uri)["train/loss"])
     torch.testing.assert_close(losses, through.losses(), rtol=1e-4, atol=0)
+
+
+def test_all_kinds_of_sharding_at_once_train_the_same_model_through_ray(through, root):
+    everything = {
+        "zero_stage": 3,
+        "expert_parallel": 2,
+        "activation_checkpointing": True,
+        "offload": {"optimizer": "cpu", "parameters": "cpu"},
+        "micro_batch_size": 2,
+    }
+    run = Run(settings(root, "sharded", **everything), through.uri)
+    torch.testing.assert_close(run.losses(), through.losses(), rtol=1e-4, atol=0)
+    got, expected = (load_model(one.result.model_dir).state_dict() for one in (run, through))
+    assert got.keys() == expected.keys()
+    for name, weight in expected.items():
+        assert float((got[name] - weight).norm()) <= 1e-3 * float(weight.norm()) + 1e-6, name
