@@ -41,11 +41,11 @@ def run(config: Config) -> CompareReport:
     """
     uri = tracking_uri(config.tracking)
     folder = comparison_folder(config)
-    record = Pieces(folder, RunRecord)
-    known = record.find("run")
+    record, place = Pieces(folder, RunRecord), f"run-{_digest(uri)}"
+    known = record.find(place)
     tree = config.model_dump(mode="json")
     run_id = start_run(config.tracking, config.compare.name, tree, resume=known.run_id if known else None)
-    record.keep("run", RunRecord(run_id=run_id))
+    record.keep(place, RunRecord(run_id=run_id))
     with ending_run(run_id, uri=uri):
         models = trained(config, folder, run_id, uri)
         decoders = decoded(config, folder, models) if "decoders" in config.compare.tables else []
@@ -63,14 +63,12 @@ def run(config: Config) -> CompareReport:
 
 
 def comparison_folder(config: Config) -> Path:
-    """Where the pieces of this comparison are kept: data, settings and budget decide."""
-    fingerprint = open_training_data(config.data).fingerprint
-    tree = config.model_dump_json(exclude={"tracking", "serve", "cluster", "promote", "refresh", "sweep"})
-    return (
-        home()
-        / "comparisons"
-        / f"{config.compare.name}-{hashlib.sha256((fingerprint + tree).encode()).hexdigest()[:12]}"
-    )
+    """Where the pieces are kept: one folder a name and data set, so that other tables find the same trainings."""
+    return home() / "comparisons" / f"{config.compare.name}-{_digest(open_training_data(config.data).fingerprint)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def trained(config: Config, folder: Path, parent: str, uri: str) -> list[TrainedModel]:
@@ -85,7 +83,7 @@ def trained(config: Config, folder: Path, parent: str, uri: str) -> list[Trained
         log_child(config, specs[name], model, parent, uri)
         pieces.keep(name, model)
         found[name] = model
-    return [found[name] for name in specs]
+    return [found[name].model_copy(update={"labels": spec.labels}) for name, spec in specs.items()]
 
 
 def train_task(folder: Path, settings: EvaluationSettings, workers: int, spec: TrainSpec) -> tuple[str, TrainedModel]:
@@ -103,10 +101,14 @@ def decoded(config: Config, folder: Path, models: Sequence[TrainedModel]) -> lis
     pieces = Pieces(folder, DecoderRows)
     by_label = {(label, model.seed): model for model in models for label in model.labels}
     settings = settings_of(config, "cpu")
-    found = {seed: piece for seed in config.compare.seeds if (piece := pieces.find(f"decoders-{seed}"))}
-    left = [(by_label[MAIN, seed], by_label[DRAFT, seed]) for seed in config.compare.seeds if seed not in found]
+    pairs = {seed: (by_label[MAIN, seed], by_label[DRAFT, seed]) for seed in config.compare.seeds}
+    names = {
+        seed: f"decoders-{Path(main.folder).name}-{Path(small.folder).name}" for seed, (main, small) in pairs.items()
+    }
+    found = {seed: piece for seed, name in names.items() if (piece := pieces.find(name))}
+    left = [pair for seed, pair in pairs.items() if seed not in found]
     for rows in spread(partial(decode_task, settings), left, at_once=1, cpus=config.compare.cpus):
-        pieces.keep(f"decoders-{rows.seed}", rows)
+        pieces.keep(names[rows.seed], rows)
         found[rows.seed] = rows
     return [found[seed] for seed in config.compare.seeds]
 
