@@ -77,8 +77,7 @@ def trained(config: Config, folder: Path, parent: str, uri: str) -> list[Trained
     specs = {spec.name: spec for spec in plan_trainings(config)}
     found = {name: piece for name in specs if (piece := pieces.find(name))}
     left = [spec for name, spec in specs.items() if name not in found]
-    settings = settings_of(config, "cpu")
-    task = partial(train_task, folder, settings, min(config.compare.workers, max(len(left), 1)))
+    task = partial(train_task, folder, min(config.compare.workers, max(len(left), 1)))
     for name, model in spread(task, left, at_once=config.compare.workers, cpus=config.compare.cpus):
         log_child(config, specs[name], model, parent, uri)
         pieces.keep(name, model)
@@ -86,14 +85,14 @@ def trained(config: Config, folder: Path, parent: str, uri: str) -> list[Trained
     return [found[name].model_copy(update={"labels": spec.labels}) for name, spec in specs.items()]
 
 
-def train_task(folder: Path, settings: EvaluationSettings, workers: int, spec: TrainSpec) -> tuple[str, TrainedModel]:
+def train_task(folder: Path, workers: int, spec: TrainSpec) -> tuple[str, TrainedModel]:
     """One training, beside `workers` - 1 others."""
     import torch
 
     from mtp.train.process import share_cores
 
     share_cores(workers, torch.device("cpu"))
-    return spec.name, train_variant(spec, folder / "models" / spec.name, settings)
+    return spec.name, train_variant(spec, folder / "models" / spec.name, settings_of(spec.config, "cpu"))
 
 
 def decoded(config: Config, folder: Path, models: Sequence[TrainedModel]) -> list[DecoderRows]:

@@ -16,6 +16,8 @@ STANDARD = "standard"
 MAIN = "MTP sequential"
 """The approach that decoders, ablations and the curve are shown on."""
 DRAFT = "draft model"
+BYTES = 257
+"""Entries of a vocabulary of bytes and the end of text."""
 
 Changes = dict[str, Any]
 _NONE: Changes = {"model.prediction": {"kind": "none", "n_future": 1}}
@@ -57,13 +59,18 @@ def approaches(config: Config) -> dict[str, Changes]:
     def modules(kind: str, **more: Any) -> Changes:
         return {"model.prediction": {"kind": kind, "n_future": n, **more}}
 
-    return {
+    found = {
         STANDARD: _NONE,
         MAIN: modules("sequential"),
         "MTP sequential, shared": modules("sequential", share_modules=True),
         "MTP parallel": modules("parallel"),
         "MTP independent": modules("independent"),
     }
+    if config.compare.byte_data:
+        text = {"data.path": config.compare.byte_data, "evaluate.data": None}
+        text |= {"data.vocab_size": BYTES, "model.vocab_size": BYTES}
+        found |= {f"{label}, bytes": {**found[label], **text} for label in (STANDARD, MAIN)}
+    return found
 
 
 def ablations(config: Config) -> dict[str, dict[str, Changes]]:

@@ -27,6 +27,8 @@ class CompareConfig(Section):
         "schedule",
         "importance",
     )
+    byte_data: str | None = None
+    """The same text prepared with data.vocab_size 257, which is a token a byte: adds two rows to the approaches."""
     perplexities: tuple[PositiveFloat, ...] = (400.0, 200.0, 100.0, 70.0, 50.0)
     """The ladder of the table of convergence."""
     curve_points: PositiveInt = 20
