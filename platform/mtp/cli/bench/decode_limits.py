@@ -2,7 +2,7 @@
 
 import math
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from mtp.cli.bench.decode import OurEngine
@@ -65,7 +65,8 @@ def perplexities(name: str, model: "MTPModel", rows: list[list[int]]) -> list[di
     from mtp.decode import Engine, EngineOptions, Request, Sampling, Speculation
 
     entries = []
-    for quantization in ("none", "int8"):
+    kinds: tuple[Literal["none", "int8"], ...] = ("none", "int8")
+    for quantization in kinds:
         longest = max(map(len, rows)) + 1
         engine = Engine(
             model, options=EngineOptions(max_batch_size=1, max_model_len=longest, quantization=quantization)

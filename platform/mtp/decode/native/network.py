@@ -124,6 +124,6 @@ class NativeNetwork:
                 for index, (block, norm) in enumerate(pairs)
             ]
         if isinstance(modules, ParallelModules):
-            self._maps = [layout.weight(head.weight) for head in modules.heads] if modules.tied else []
+            self._maps = [layout.weight(head) for head in modules.heads.parameters()] if modules.tied else []
             return [(self._blocks(list(modules.layers), first), layout.norm(modules.norm), JoinStruct())]
         return []
