@@ -1,12 +1,14 @@
 """`mtp deploy | undeploy` an endpoint, `mtp generate` in this process."""
 
+import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
-from mtp.cli.console import AsJson, OptionalConfigFile, Overrides, console, notes, print_json
+from mtp.cli.console import Address, AsJson, OptionalConfigFile, Overrides, console, notes, print_json
+from mtp.config import Config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +36,7 @@ def deploy(
     canary: Annotated[
         float | None, typer.Option(help="Per cent of the name's traffic, beside the version served.", min=0.1, max=99.9)
     ] = None,
+    address: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve a model on the cluster behind an OpenAI-compatible endpoint; returns when it is ready.
@@ -44,7 +47,11 @@ def deploy(
     from mtp.cli.cluster import configuration
     from serve.deploy import deploy as start
 
-    settings = configuration(config, overrides).serve
+    resolved = configuration(config, overrides)
+    settings = resolved.serve
+    if address is not None:
+        options = [*(["--name", name] if name else []), *(["--canary", str(canary)] if canary else [])]
+        raise typer.Exit(elsewhere(address, resolved, [model_uri, *options]))
     connect()
     with notes.status(f"Ray Serve loads {model_uri}"):
         url = start(model_uri, settings, name=name, canary_percent=canary, on_note=lambda text: notes.print(text))
@@ -57,15 +64,33 @@ def deploy(
 def undeploy(
     model: Annotated[str | None, typer.Argument(help="Name of one of several models; default: everything.")] = None,
     app_name: Annotated[str, typer.Option(help="Endpoint to stop.")] = "mtp",
+    address: Address = None,
 ) -> None:
     """Stop serving a model, or the whole endpoint."""
     from cluster.local import connect
+    from mtp.cli.cluster import configuration
     from serve.deploy import undeploy as stop
 
+    if address is not None:
+        resolved = configuration(None, [f"serve.app_name={app_name}"])
+        raise typer.Exit(elsewhere(address, resolved, ["--undeploy", *([model] if model else [])]))
     connect()
     what = model or app_name
     stopped = stop(app_name, model)
     console.print(f"{what} is not served any more" if stopped else f"{what} was not served")
+
+
+def elsewhere(address: str, config: Config, arguments: list[str]) -> int:
+    """Do it on the cluster at `address`, as a job of it (serve.remote); returns the job's exit code."""
+    from cluster.staging import CONFIG_FILE, staged
+    from cluster.submit import follow, send
+    from mtp.cli.jobs import warn_of_risk
+
+    warn_of_risk(address)
+    with staged(config) as folder:
+        words = ["python", "-m", "serve.remote", "--config", CONFIG_FILE, *arguments]
+        job_id = send("deploy", shlex.join(words), str(folder), address)
+    return follow(job_id, address=address)
 
 
 def generate(
