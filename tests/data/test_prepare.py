@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mtp.config import DataConfig
-from mtp.data import open_dataset
+from mtp.data import open_dataset, open_training_data
 from mtp.data.chunks import make_chunks, split_pieces
 from mtp.data.corpus import find_corpus
 from mtp.data.documents import inspect_file
@@ -131,6 +131,21 @@ def test_one_process_without_a_cluster_makes_the_same_bytes(prepared, tmp_path):
         shard = make_shard(chunk, rules).shard
         if shard is not None:
             assert shard in (*data.train.manifest.shards, *data.validation.manifest.shards)
+
+
+def test_a_second_corpus_may_use_the_first_ones_tokenizer_and_is_mixed_with_it(prepared, tmp_path):
+    folder, first, _ = prepared
+    write_corpus(tmp_path / "corpus", files=6, seed=1)
+    second = prepare(settings(tmp_path, tokenizer=str(folder / "data")))
+    assert second.train.manifest.tokenizer == first.train.manifest.tokenizer
+    mixture = [{"path": str(place / "data")} for place in (folder, tmp_path)]
+    assert len(open_training_data(DataConfig(mixture=mixture)).sources) == 2
+    for place, size, reason in (
+        ("nothing", 300, r"holds no tokenizer\.json"),
+        (folder / "data", 260, "data.vocab_size is 260"),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            prepare(settings(tmp_path, tokenizer=str(place), vocab_size=size))
 
 
 def test_a_data_set_of_other_settings_is_kept_unless_told_to_overwrite(prepared, tmp_path):
