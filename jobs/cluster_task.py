@@ -4,6 +4,7 @@ Knows Ray; knows nothing about what the function does.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import ParamSpec, TypeVar
 
 Parameters = ParamSpec("Parameters")
@@ -26,6 +27,11 @@ def on_cluster(
     return result
 
 
+def _call(function: Callable[[Item], Result], item: Item) -> Result:
+    """What a task of `spread` runs: Ray makes tasks of plain functions only, and ours may be a partial one."""
+    return function(item)
+
+
 def spread(
     function: Callable[[Item], Result], items: Iterable[Item], *, at_once: int, cpus: float, gpus: int = 0
 ) -> Iterator[Result]:
@@ -36,14 +42,14 @@ def spread(
     import ray
     from ray.exceptions import RayTaskError
 
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus)(function)
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus)(_call)
     waiting = iter(items)
-    running = [task.remote(item) for item, _ in zip(waiting, range(at_once), strict=False)]
+    running = [task.remote(function, item) for item in islice(waiting, at_once)]
     try:
         while running:
             (done,), running = ray.wait(running)
             result: Result = ray.get(done)
-            running += [task.remote(item) for item, _ in zip(waiting, range(1), strict=False)]
+            running += [task.remote(function, item) for item in islice(waiting, 1)]
             yield result
     except RayTaskError as error:
         raise error.cause from error
