@@ -120,9 +120,9 @@ def decode_task(settings: EvaluationSettings, pair: tuple[TrainedModel, TrainedM
     from mtp.compare.decoders import measure_decoders
     from mtp.data import open_dataset, read_rows
     from mtp.evaluate.decoding import held_out_prompts
-    from mtp.train.process import take_cores
+    from mtp.train.process import share_cores
 
-    take_cores("cpu")
+    share_cores(1, torch.device("cpu"))
     main, small = pair
     data = open_dataset(settings.data)
     rows = read_rows(data, limit=settings.max_rows)

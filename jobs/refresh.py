@@ -30,7 +30,7 @@ from mtp.registry import (
     tracking_uri,
 )
 from mtp.train.preflight import uses_gpu
-from mtp.train.process import take_cores
+from mtp.train.process import share_cores
 
 if TYPE_CHECKING:
     from mtp.checkpoint.stored_weights import StoredWeights
@@ -125,7 +125,7 @@ def refreshed(config: Config, fetch: Callable[[], Path], settings: EvaluationSet
     from mtp.tokenizer import Tokenizer
     from mtp.train.plain import train_plain
 
-    take_cores(settings.device)
+    share_cores(1, torch.device(settings.device))
     folder = fetch()
     sizes = settings.model_dump(exclude={"data"})
     model = load_model(folder, settings.device, torch.float32)
