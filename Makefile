@@ -15,13 +15,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup quickstart test lint format down clean
+.PHONY: help setup quickstart test lint format audit down clean
 
 help:
 	@echo "make quickstart   set up, then the whole way: text -> training -> registry -> endpoint"
 	@echo "make test         set up, then lint, types and the whole test suite"
 	@echo "make setup        only the virtual environment in $(VENV)"
 	@echo "make lint         ruff and mypy"
+	@echo "make audit        known vulnerabilities of the pins (where they can be looked up), and sbom.json"
 	@echo "make down         stop the cluster that quickstart left running"
 	@echo "make clean        stop it and remove $(VENV)"
 
@@ -51,9 +52,14 @@ format: $(STAMP)
 test: lint
 	$(BIN)/python -m pytest
 
+# pip-audit has an environment of its own: it is no dependency of ours, and must not change what it looks at.
+audit: $(STAMP)
+	@test -x $(VENV)-audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)-audit && $(VENV)-audit/bin/python -m pip --disable-pip-version-check install --quiet "pip-audit>=2.9,<3"; } || echo "pip-audit could not be installed; only sbom.json is made."
+	$(BIN)/python -m cluster.audit --pip-audit $(VENV)-audit/bin/pip-audit
+
 down: $(STAMP)
 	$(BIN)/mtp down
 
 clean:
 	@if [ -x $(BIN)/mtp ]; then $(BIN)/mtp down; fi
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-audit

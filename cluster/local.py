@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from cluster import mlflow_server, ray_head
+from cluster import mlflow_server, prometheus, ray_head, ray_node
 from cluster.ports import LOOPBACK, require_free
 from cluster.processes import launch, start_time, stop
 from cluster.state import ClusterState, Daemon, state_file
@@ -48,7 +48,7 @@ def up(config: ClusterConfig, on_progress: Progress = lambda text: None) -> Clus
         running = ClusterState.load()
         if running is not None:
             if running.is_healthy():
-                return running
+                return _complete(running, config, on_progress)
             on_progress("Clearing away a cluster that has died")
             _stop(running)
         require_free(
@@ -58,11 +58,19 @@ def up(config: ClusterConfig, on_progress: Progress = lambda text: None) -> Clus
                 "cluster.mlflow_port": config.mlflow_port,
             }
         )
+        if config.monitoring:
+            require_free({"cluster.prometheus_port": config.prometheus_port})
+            prometheus.require_installed()
         try:
-            return _start(config, on_progress)
+            started = _start(config, on_progress)
         except _SlowStartError:
             on_progress("The machine is busy: starting once more")
-            return _start(config, on_progress)
+            started = _start(config, on_progress)
+        try:
+            return _complete(started, config, on_progress)
+        except BaseException:
+            _stop(started)
+            raise
 
 
 def down() -> list[int]:
@@ -147,6 +155,21 @@ def _start(config: ClusterConfig, on_progress: Progress) -> ClusterState:
     except BaseException:
         _stop(state)
         raise
+
+
+def _complete(state: ClusterState, config: ClusterConfig, on_progress: Progress) -> ClusterState:
+    """A running cluster with the nodes and the monitoring that `config` asks for, and that it may lack."""
+    if any(f"node-{number}" not in state.living_nodes() for number in range(1, config.nodes + 1)):
+        on_progress("Starting further nodes")
+        state = state.model_copy(update={"nodes": ray_node.start_nodes(state, config)})
+        state.save()
+    if config.monitoring and not (state.prometheus_url and state.daemons["prometheus"].is_running()):
+        on_progress("Starting Prometheus")
+        server = prometheus.start(state, config)
+        url = prometheus.url(config)
+        state = state.model_copy(update={"daemons": {**state.daemons, "prometheus": server}, "prometheus_url": url})
+        state.save()
+    return state
 
 
 def _plan(config: ClusterConfig) -> ClusterState:

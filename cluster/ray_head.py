@@ -53,6 +53,7 @@ def environment(token_file: Path, mlflow_url: str) -> dict[str, str]:
         "AUTOSCALER_METRIC_PORT": str(autoscaler_port),
         "DASHBOARD_METRIC_PORT": str(dashboard_metrics_port),
         "PYTHONPATH": os.pathsep.join(source_roots() + [path for path in [os.environ.get("PYTHONPATH")] if path]),
+        "RAY_raylet_start_wait_time_s": "120",  # half a minute by default, which a busy machine does not make
         **LOOPBACK_ONLY,
         **QUIET,
     }

@@ -41,17 +41,31 @@ class ClusterState(BaseModel):
     """Short, since sockets lie below it; removed by `down`."""
     daemons: dict[str, Daemon]
     """`gcs`, `raylet`, `dashboard`, `mlflow`: without any of these the cluster does not work. Empty while it starts."""
+    nodes: dict[str, Daemon] = {}
+    """The raylets of further nodes, `node-1` and so on; the cluster lives on without them."""
+    prometheus_url: str | None = None
+    """Where monitoring is, if it was asked for."""
 
     def is_healthy(self) -> bool:
-        """Whether it was started to the end, and every server process still runs."""
-        return bool(self.daemons) and all(daemon.is_running() for daemon in self.daemons.values())
+        """Whether it was started to the end, and every server process still runs; monitoring may have died."""
+        return bool(self.daemons) and all(
+            daemon.is_running() for name, daemon in self.daemons.items() if name != "prometheus"
+        )
+
+    def living_nodes(self) -> dict[str, Daemon]:
+        """The further nodes whose raylets run."""
+        return {name: node for name, node in self.nodes.items() if node.is_running()}
 
     def summary(self) -> dict[str, str]:
         """What a user needs to know of a running cluster, for a table or JSON."""
+        nodes = {"nodes beside the head": str(len(self.nodes))} if self.nodes else {}
+        monitoring = {"Prometheus": self.prometheus_url} if self.prometheus_url else {}
         return {
             "Ray address": self.ray_address,
             "Ray dashboard": self.dashboard_url,
             "MLflow": self.mlflow_url,
+            **nodes,
+            **monitoring,
             "token file": str(self.token_file),
             "logs": f"{self.daemons['mlflow'].log.parent}, {self.ray_temp_dir}/session_latest/logs",
         }

@@ -6,7 +6,6 @@ happens to the command that sent it does not concern it.
 
 import asyncio
 import logging
-import os
 import sys
 import time
 import uuid
@@ -15,11 +14,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from cluster.local import require_state
-from cluster.staging import CONFIG_FILE, PYTHONPATH, staged
-from cluster.state import QUIET, ClusterState
+from cluster.staging import CONFIG_FILE, PYTHONPATH, staged, with_absolute_paths
+from cluster.state import QUIET
+from cluster.target import Target, target
 from jobs import JOBS
-from mtp.config import Config, home
+from mtp.config import Config
 from mtp.errors import MTPError, UsageError
 from mtp.registry.runs import COMMIT_VARIABLE, source_commit
 
@@ -33,33 +32,34 @@ INTERRUPTED = 130
 """Exit code of a command that Ctrl-C ended, as shells have it."""
 
 
-def submit(job: str, config: Config) -> str:
-    """Send `job` with the resolved `config` to the local cluster; returns the job's id.
+def submit(job: str, config: Config, address: str | None = None) -> str:
+    """Send `job` with the resolved `config` to the cluster at `address` (None: the local one); returns the job's id.
 
     Raises:
-        UsageError: there is no such job.
+        UsageError: there is no such job, or a path of the configuration means nothing on another machine.
         MTPError: no cluster is running, or its job server refuses.
     """
     if job not in JOBS:
         raise UsageError(f"no job {job!r}; there are: {', '.join(JOBS)}")
+    if address is not None:
+        _require_absolute_paths(config)
     with staged(config) as folder:
-        return send(job, f"python -m jobs.{job} --config {CONFIG_FILE}", str(folder))
+        return send(job, f"python -m jobs.{job} --config {CONFIG_FILE}", str(folder), address)
 
 
-def send(name: str, entrypoint: str, working_dir: str) -> str:
+def send(name: str, entrypoint: str, working_dir: str, address: str | None = None) -> str:
     """Send any command line, to run in a copy of `working_dir`; returns the job's id, which begins with `name`."""
-    state = require_state()
+    cluster = target(address)
     commit = source_commit()
     variables = {
         "PYTHONPATH": PYTHONPATH,
         "PYTHONUNBUFFERED": "1",  # so that whoever follows the log sees a line when it is printed
-        "MTP_HOME": str(home()),
-        "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or state.mlflow_url,
+        **cluster.variables,
         "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_GRACE_S),
         **QUIET,
         **({COMMIT_VARIABLE: commit} if commit else {}),
     }
-    with _job_server(state) as server:
+    with _job_server(cluster) as server:
         return str(
             server.submit_job(
                 entrypoint=entrypoint,
@@ -70,7 +70,7 @@ def send(name: str, entrypoint: str, working_dir: str) -> str:
         )
 
 
-def follow(job_id: str, stop_it: Callable[[], bool] = lambda: False) -> int:
+def follow(job_id: str, stop_it: Callable[[], bool] = lambda: False, address: str | None = None) -> int:
     """Copy the job's log to stdout until it ends; returns its exit code (1 if it had none, as when it was stopped).
 
     Ctrl-C ends the following; the code is then 130. The job is stopped if `stop_it()` says so; else it goes on, and
@@ -80,7 +80,7 @@ def follow(job_id: str, stop_it: Callable[[], bool] = lambda: False) -> int:
         UsageError: there is no such job.
         MTPError: the job server has gone away.
     """
-    with _job_server(require_state()) as server:
+    with _job_server(target(address)) as server:
         _require_job(server, job_id)
         try:
             asyncio.run(_copy_log(server, job_id))
@@ -101,54 +101,64 @@ def follow(job_id: str, stop_it: Callable[[], bool] = lambda: False) -> int:
     return int(info.driver_exit_code or 1)
 
 
-def list_jobs() -> list[dict[str, Any]]:
+def list_jobs(address: str | None = None) -> list[dict[str, Any]]:
     """Jobs of the cluster, newest first: id, job, status, started (ISO 8601), seconds, exit_code."""
-    with _job_server(require_state()) as server:
+    with _job_server(target(address)) as server:
         found = [info for info in server.list_jobs() if info.submission_id]
     return [_row(info) for info in sorted(found, key=lambda info: -(info.start_time or 0))]
 
 
-def logs(job_id: str) -> str:
+def logs(job_id: str, address: str | None = None) -> str:
     """What the job has printed so far.
 
     Raises:
         UsageError: there is no such job.
     """
-    with _job_server(require_state()) as server:
+    with _job_server(target(address)) as server:
         _require_job(server, job_id)
         return str(server.get_job_logs(job_id))
 
 
-def stop(job_id: str) -> bool:
+def stop(job_id: str, address: str | None = None) -> bool:
     """Ask the job to stop (SIGTERM, then SIGKILL after STOP_GRACE_S); False if it had ended already.
 
     Raises:
         UsageError: there is no such job.
     """
-    with _job_server(require_state()) as server:
+    with _job_server(target(address)) as server:
         _require_job(server, job_id)
         return bool(server.stop_job(job_id))
 
 
 @contextmanager
-def _job_server(state: ClusterState) -> Iterator["JobSubmissionClient"]:
+def _job_server(cluster: Target) -> Iterator["JobSubmissionClient"]:
     """A client of the job server, and its failures in one sentence."""
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
     from requests.exceptions import RequestException
 
     logging.getLogger("ray").setLevel(logging.WARNING)  # it tells of uploads and closed sockets
-    headers = {"Authorization": f"Bearer {state.token()}"}
+    headers = {"Authorization": f"Bearer {cluster.token}"}
     try:
-        yield JobSubmissionClient(state.dashboard_url, headers=headers)
+        yield JobSubmissionClient(cluster.dashboard_url, headers=headers)
     except AuthenticationError as error:
         raise MTPError(
-            f"the job server at {state.dashboard_url} refuses the token in {state.token_file}; "
-            f"start the cluster anew with `mtp down` and `mtp up`"
+            f"the job server at {cluster.dashboard_url} refuses the token in {cluster.token_source}; {cluster.cure}"
         ) from error
     except (ConnectionError, RequestException, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise MTPError(f"the job server at {state.dashboard_url} does not do its work: {reason}") from error
+        raise MTPError(f"the job server at {cluster.dashboard_url} does not do its work: {reason}") from error
+
+
+def _require_absolute_paths(config: Config) -> None:
+    """Refuse what would only be found below this process's folder."""
+    given, absolute = config.model_dump(mode="json"), with_absolute_paths(config).model_dump(mode="json")
+    for section, values in given.items():
+        for key, value in values.items():
+            if value != absolute[section][key]:
+                raise UsageError(
+                    f"{section}.{key} is {value!r}, a path on this machine; give a path or URL that the cluster reads"
+                )
 
 
 def _require_job(server: "JobSubmissionClient", job_id: str) -> None:

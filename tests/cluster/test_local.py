@@ -1,7 +1,6 @@
 """The life of a local cluster: what `up`, `down` and their failures leave behind."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 from cluster.local import connect, down, load_state, require_state, up
 from cluster.ports import free_ports
 from cluster.processes import members
-from cluster.state import ClusterState, Daemon
+from cluster.state import ClusterState
 from cluster.status import status
 from mtp.config import ClusterConfig
 from mtp.errors import MTPError, UsageError
@@ -46,25 +45,6 @@ def wait_for_raylet():
             return state
         time.sleep(0.05)
     raise AssertionError("no raylet came")
-
-
-@pytest.fixture
-def dead_state(own_home):
-    """What a reboot leaves: a state file whose processes are gone, or are others by now."""
-    daemons = {
-        name: Daemon(pid=os.getpid(), started=1.0, log=own_home / "x.log") for name in ("gcs", "raylet", "mlflow")
-    }
-    state = ClusterState(
-        cluster_id="0" * 32,
-        ray_address="127.0.0.1:1",
-        dashboard_url="http://127.0.0.1:2",
-        mlflow_url="http://127.0.0.1:3",
-        token_file=own_home / "ray_token",
-        ray_temp_dir=own_home / "ray",
-        daemons=daemons,
-    )
-    state.save()
-    return state
 
 
 def test_workers_find_the_source_folders_and_the_cluster_is_joined(ray_cluster):

@@ -1,4 +1,7 @@
-"""`mtp up | down | status`: the local cluster."""
+"""`mtp up | down | status | logs | doctor`: the local cluster, and the machine that it runs on."""
+
+import dataclasses
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -13,6 +16,8 @@ def register(app: typer.Typer) -> None:
     app.command("up")(up)
     app.command("down")(down)
     app.command("status")(status)
+    app.command("logs")(logs)
+    app.command("doctor")(doctor)
 
 
 def configuration(file: str | None, overrides: list[str] | None) -> Config:
@@ -20,12 +25,23 @@ def configuration(file: str | None, overrides: list[str] | None) -> Config:
     return load_config(file, overrides or ()) if file else build_config({}, overrides or (), where="command line")
 
 
-def up(config: OptionalConfigFile = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Start Ray (with its job server) and MLflow on this machine; they stay up until `mtp down`."""
+def up(
+    config: OptionalConfigFile = None,
+    overrides: Overrides = None,
+    nodes: Annotated[int | None, typer.Option(help="Ray nodes beside the head's, as cluster.nodes.", min=0)] = None,
+    monitoring: Annotated[bool, typer.Option("--monitoring", help="Prometheus too, as cluster.monitoring.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Start Ray (with its job server) and MLflow on this machine; they stay up until `mtp down`.
+
+    Again: finds the running cluster, and starts the nodes and the monitoring that it lacks.
+    """
     from cluster.local import up as start
 
+    chosen = [*(overrides or ()), *([f"cluster.nodes={nodes}"] if nodes is not None else [])]
+    chosen += ["cluster.monitoring=true"] if monitoring else []
     with notes.status("Starting the local cluster") as spinner:
-        state = start(configuration(config, overrides).cluster, on_progress=lambda text: spinner.update(escape(text)))
+        state = start(configuration(config, chosen).cluster, on_progress=lambda text: spinner.update(escape(text)))
         settle_metrics(state.mlflow_url)
     if as_json:
         print_json(state.summary())
@@ -76,3 +92,50 @@ def status(as_json: AsJson = False) -> None:
             shown = rows if isinstance(rows, list) else []
         if shown:
             print_table(title.capitalize(), tuple(shown[0]), (tuple(row.values()) for row in shown))
+
+
+def logs(
+    server: Annotated[str | None, typer.Argument(help="Such as mlflow or raylet; default: list them.")] = None,
+    lines: Annotated[int, typer.Option(help="Last lines to print.", min=0)] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is added; Ctrl-C ends it.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print a server's log; jobs' logs are in `mtp jobs logs`."""
+    from cluster import logs as files
+
+    if server is None:
+        found = {name: str(path) for name, path in files.servers().items()}
+        if as_json:
+            print_json(found)
+        else:
+            print_table("Logs", ("server", "file"), found.items())
+        return
+    path = files.require(server)
+    last = files.last_lines(path, lines)
+    if as_json:
+        print_json({"server": server, "file": str(path), "lines": last})
+        return
+    for line in last:
+        print(line)
+    if not follow:
+        return
+    try:
+        for text in files.follow(path):
+            print(text, end="", flush=True)
+    except KeyboardInterrupt:
+        return
+
+
+def doctor(config: OptionalConfigFile = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check this machine: versions, memory, ports, folders; a fix for each finding. Exit code 1 if something is bad."""
+    from cluster.doctor import examine
+
+    findings = examine(configuration(config, overrides))
+    bad = sum(one.state == "bad" for one in findings)
+    if as_json:
+        print_json([dataclasses.asdict(one) for one in findings])
+    else:
+        print_table("This machine", ("check", "state", "found", "fix"), (dataclasses.astuple(one) for one in findings))
+        console.print(f"{bad} to be mended." if bad else "Nothing has to be mended.")
+    if bad:
+        raise typer.Exit(1)

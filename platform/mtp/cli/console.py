@@ -18,6 +18,10 @@ notes = Console(stderr=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 ConfigFile = Annotated[str, typer.Option("--config", help="YAML file of the configuration.")]
 OptionalConfigFile = Annotated[str | None, typer.Option("--config", help="YAML file of the configuration.")]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Job server of another cluster, such as http://localhost:8265; RAY_AUTH_TOKEN_PATH: its token."),
+]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value ...", show_default=False)]
 
 

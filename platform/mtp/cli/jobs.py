@@ -8,7 +8,7 @@ import typer
 from pydantic import BaseModel
 
 from jobs import JOBS
-from mtp.cli.console import AsJson, ConfigFile, Overrides, console, print_json, print_table
+from mtp.cli.console import Address, AsJson, ConfigFile, Overrides, console, notes, print_json, print_table
 from mtp.cli.session import ray_session
 from mtp.config import Config, load_config
 from mtp.errors import UsageError
@@ -57,6 +57,7 @@ def submit(
     config: ConfigFile,
     overrides: Overrides = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the log, or print the job's id.")] = True,
+    address: Address = None,
 ) -> None:
     """Run a job on the cluster through Ray's job server; the exit code is the job's."""
     from cluster.submit import follow
@@ -64,11 +65,20 @@ def submit(
 
     if job not in JOBS:
         raise UsageError(f"no job {job!r}; there are: {', '.join(JOBS)}")
-    job_id = send(job, load_config(config, overrides or ()))
+    warn_of_risk(address)
+    job_id = send(job, load_config(config, overrides or ()), address)
     if not wait:
         print(job_id)
         return
-    raise typer.Exit(follow(job_id, wants_stop))
+    raise typer.Exit(follow(job_id, wants_stop, address))
+
+
+def warn_of_risk(address: str | None) -> None:
+    """Say on stderr if the way to the cluster can be read along."""
+    from cluster.target import target
+
+    if address is not None and (risk := target(address).risk):
+        notes.print(f"Warning: {risk}", markup=False, highlight=False)
 
 
 def wants_stop() -> bool:
@@ -81,29 +91,29 @@ def wants_stop() -> bool:
         return False
 
 
-def list_jobs(as_json: AsJson = False) -> None:
+def list_jobs(address: Address = None, as_json: AsJson = False) -> None:
     """The cluster's jobs, newest first."""
     from cluster.submit import list_jobs as listed
 
-    rows = listed()
+    rows = listed(address)
     if as_json:
         print_json(rows)
     else:
         print_table("Jobs", ("id", "job", "status", "started"), ([*row.values()][:4] for row in rows))
 
 
-def logs(job_id: str) -> None:
+def logs(job_id: str, address: Address = None) -> None:
     """Print a job's log so far."""
     from cluster.submit import logs as read
 
-    print(read(job_id), end="")
+    print(read(job_id, address), end="")
 
 
-def stop(job_id: str) -> None:
+def stop(job_id: str, address: Address = None) -> None:
     """Ask a running job to stop."""
     from cluster.submit import stop as ask
 
-    ask(job_id)
+    ask(job_id, address)
     console.print(f"Asked {job_id} to stop.")
 
 
