@@ -32,7 +32,8 @@ class Cell(BaseModel):
             return "-"
         if self.spread is None:
             return f"{self.mean:{self.format}}"
-        return f"{self.mean:{self.format}} ± {self.spread:.2g}"
+        spread = f"{self.spread:{self.format}}" if self.format.endswith("%") else f"{self.spread:.2g}"
+        return f"{self.mean:{self.format}} ± {spread}"
 
 
 class Table(BaseModel):
