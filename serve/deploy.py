@@ -6,6 +6,7 @@ checked first.
 """
 
 import fcntl
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from serve.proxy import is_loopback, start_proxy
 from serve.versions import start_version, stop_version
 
 READY_TIMEOUT_S = 180.0
+SETTLE_S = 1.0
+"""A request that chose the old version a moment ago reaches it before it stops taking any."""
 LOOPBACK = "127.0.0.1"
 
 OnNote = Callable[[str], None]
@@ -80,6 +83,7 @@ def deploy(
         except BaseException:
             stop_version(route.app)
             raise
+        time.sleep(SETTLE_S)
         for old in replaced:
             stop_version(old.app)
         _follow(routes, config)
@@ -105,7 +109,7 @@ def undeploy(app_name: str = "mtp", model: str | None = None) -> bool:
                 if app in serve.status().applications:
                     serve.delete(app)
         for route in gone:
-            stop_version(route.app)
+            stop_version(route.app, wait=not left)
         if not serve.status().applications:
             serve.shutdown()
     return True
@@ -214,11 +218,19 @@ def _tell(told: GatewayConfig, config: ServeConfig) -> None:
         graceful_shutdown_timeout_s=30,
         user_config=told.model_dump(mode="json"),
         ray_actor_options={"num_cpus": 0.1, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}},
-    )
+    ).options(version=_code_version(config), _internal=True)  # or every new route would restart all gateways
     try:
         serve.run(deployment.bind(), name=config.app_name, route_prefix="/", blocking=False)
     except RuntimeError as error:
         raise MTPError(f"the gateways did not take up the new routes: {error}") from None
+
+
+def _code_version(config: ServeConfig) -> str:
+    """What a gateway is made of; while it stays the same, running gateways only take up new routes."""
+    digest = hashlib.sha256(repr((config.cors_origins, config.num_gateways)).encode())
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _follow(routes: list[Route], config: ServeConfig) -> None:

@@ -41,11 +41,11 @@ def start_version(model_uri: str, model_name: str, config: ServeConfig, tracking
     return app
 
 
-def stop_version(app: str) -> None:
-    """Stop its replicas; each first finishes what it has."""
+def stop_version(app: str, *, wait: bool = False) -> None:
+    """Stop its replicas; each first finishes what it has. Returns at once unless told to wait for them."""
     from ray import serve
 
-    serve.delete(app)
+    serve.delete(app, _blocking=wait)
 
 
 def replica_deployment(config: ServeConfig) -> Any:
