@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mtp.errors import MTPError
 from mtp.train.events import OnProgress, TrainEvent
@@ -46,8 +47,10 @@ class _Channel:
 
 
 def open_channel() -> Any:
-    """A new channel's actor handle; it lives as long as the driver holds the handle."""
-    return ray.remote(num_cpus=0)(_Channel).remote()
+    """A new channel's actor handle; it lives on the driver's node, since workers' nodes may be lost, and as long as
+    the driver holds the handle."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(_Channel).remote()
 
 
 def stop_poll(channel: Any) -> Callable[[], bool]:
