@@ -14,7 +14,7 @@ LONGER = [("a", "b"), ("ab", "c"), ("{", '"'), ('"', ":"), ("1", "2")]
 @cache
 def letters() -> Tokenizer:
     joined = [left + right for left, right in LONGER]
-    single = list('abcdefghijklmno0123456789{}[]":,-.+<>=')[: VOCAB - 1 - len(joined)]
+    single = list('abcdefghijklmnopqr/0123456789{}[]":,-.+<>=')[: VOCAB - 1 - len(joined)]
     vocabulary = {piece: number for number, piece in enumerate([END_OF_TEXT, *single, *joined])}
     inner = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=LONGER))
     inner.add_special_tokens([END_OF_TEXT])
