@@ -127,8 +127,8 @@ def decode_task(settings: EvaluationSettings, pair: tuple[TrainedModel, TrainedM
     data = open_dataset(settings.data)
     rows = read_rows(data, limit=settings.max_rows)
     prompts = held_out_prompts(*rows, settings.prompts, settings.prompt_tokens)
-    models = (load_model(item.folder, dtype=torch.float32) for item in (main, small))
-    return measure_decoders(*models, prompts, settings.new_tokens, data.tokenizer.eos_id, main.seed)
+    model, draft_model = (load_model(item.folder, dtype=torch.float32) for item in (main, small))
+    return measure_decoders(model, draft_model, prompts, settings.new_tokens, data.tokenizer.eos_id, main.seed)
 
 
 def log_child(config: Config, spec: TrainSpec, model: TrainedModel, parent: str, uri: str) -> None:

@@ -142,6 +142,7 @@ def promote(
     if rollback == (version is not None):
         raise UsageError("give a VERSION to promote, or --rollback without one")
     uri, gates = registry(), {}
+    before: int | None
     if version is None:
         before, version = roll_back(name, alias, uri=uri)
     else:

@@ -67,7 +67,7 @@ def approaches(config: Config) -> dict[str, Changes]:
         "MTP independent": modules("independent"),
     }
     if config.compare.byte_data:
-        text = {"data.path": config.compare.byte_data, "evaluate.data": None}
+        text: Changes = {"data.path": config.compare.byte_data, "evaluate.data": None}
         text |= {"data.vocab_size": BYTES, "model.vocab_size": BYTES}
         found |= {f"{label}, bytes": {**found[label], **text} for label in (STANDARD, MAIN)}
     return found

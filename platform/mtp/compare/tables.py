@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from mtp.compare.decoders import DecoderRow, DecoderRows
 from mtp.compare.plan import MAIN, STANDARD, ablation_label, ablations, approaches
 from mtp.compare.report import Cell, Table
-from mtp.compare.training import TrainedModel
+from mtp.compare.training import CurvePoint, TrainedModel
 from mtp.config import Config
 from mtp.objective.metrics import conditional_rates, expected_tokens_per_step
 
@@ -121,8 +121,9 @@ def convergence_table(config: Config, models: Sequence[TrainedModel]) -> Table:
     pairs = [of_label(models, STANDARD), of_label(models, MAIN)]
     rows: list[list[Cell | str]] = []
     for level in config.compare.perplexities:
-        steps = [_cell(mine, lambda model, level=level: _reached(model, level)[0], ".0f") for mine in pairs]
-        seconds = [_cell(mine, lambda model, level=level: _reached(model, level)[1], ".0f") for mine in pairs]
+        reached = [[_reached(model, level) for model in mine] for mine in pairs]
+        steps = [Cell(values=[point.step for point in points if point], format=".0f") for points in reached]
+        seconds = [Cell(values=[point.seconds for point in points if point], format=".0f") for points in reached]
         rows.append([f"{level:g}", *steps, *seconds])
     note = (
         "At the first measurement at or below; a dash: within the budget no seed got there. Seconds of training alone."
@@ -174,9 +175,8 @@ def _decoding_speed(model: TrainedModel) -> float | None:
     return decoding.standard_tokens_per_second * (decoding.lengths[-1].measured_speedup if decoding.lengths else 1.0)
 
 
-def _reached(model: TrainedModel, level: float) -> tuple[float | None, float | None]:
-    point = next((point for point in model.curve if point.perplexity <= level), None)
-    return (float(point.step), point.seconds) if point else (None, None)
+def _reached(model: TrainedModel, level: float) -> CurvePoint | None:
+    return next((point for point in model.curve if point.perplexity <= level), None)
 
 
 def _nth(values: Sequence[float], place: int) -> float | None:
