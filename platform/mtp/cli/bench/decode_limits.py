@@ -68,9 +68,8 @@ def perplexities(name: str, model: "MTPModel", rows: list[list[int]]) -> list[di
     kinds: tuple[Literal["none", "int8"], ...] = ("none", "int8")
     for quantization in kinds:
         longest = max(map(len, rows)) + 1
-        engine = Engine(
-            model, options=EngineOptions(max_batch_size=1, max_model_len=longest, quantization=quantization)
-        )  # type: ignore[arg-type]
+        options = EngineOptions(max_batch_size=1, max_model_len=longest, quantization=quantization)
+        engine = Engine(model, options=options)
         total, count = 0.0, 0
         for row in rows:
             sampling = Sampling(max_tokens=1, logprobs=0, prompt_logprobs=True)

@@ -59,8 +59,8 @@ static void weighted_sum(const float* const* weights, const float* pages, const 
       for (long s = begin; s < end; s++, entry += width) {
         const v8 a = load8(entry), b = load8(entry + 8);
         for (int h = 0; h < H; h++) {
-          sum[h][0] += a * weights[h][s];
-          sum[h][1] += b * weights[h][s];
+          sum[h][0] = fma8(a, v8{} + weights[h][s], sum[h][0]);
+          sum[h][1] = fma8(b, v8{} + weights[h][s], sum[h][1]);
         }
       }
     }
@@ -73,7 +73,7 @@ static void weighted_sum(const float* const* weights, const float* pages, const 
     for (int h = 0; h < H; h++) {
       float sum = 0;
       for (long s = 0; s < count; s++)
-        sum = std::fma(weights[h][s], pages[(table[s / block_size] * block_size + s % block_size) * width + k], sum);
+        sum = fma1(weights[h][s], pages[(table[s / block_size] * block_size + s % block_size) * width + k], sum);
       context[h][k] = sum;
     }
 }

@@ -25,6 +25,25 @@ static inline v8 load8(const int8_t* p) {
   return __builtin_convertvector(__builtin_convertvector(*(const bytes8*)p, i8), v8);
 #endif
 }
+// a * b + c in one rounding where the processor can. Spelled out everywhere, and the compiler is told to fuse nothing by
+// itself (-ffp-contract=off): it would in one tile and not in another, and a token's last bit would depend on its batch.
+static inline float fma1(float a, float b, float c) {
+#if defined(__FMA__) || defined(__aarch64__)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+static inline v8 fma8(v8 a, v8 b, v8 c) {
+#if defined(__FMA__)
+  return (v8)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+  for (int lane = 0; lane < 8; lane++) c[lane] = __builtin_fmaf(a[lane], b[lane], c[lane]);
+  return c;
+#else
+  return a * b + c;
+#endif
+}
 static inline void store8(float* p, v8 x) { *(v8_unaligned*)p = x; }
 static inline float lanes(v8 s) { return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7])); }
 
@@ -45,13 +64,13 @@ static inline void tile(const float* const* x, const T* w, long in, float total[
     for (int c = 0; c < C; c++) weights[c] = load8(w + c * in + k);
     for (int r = 0; r < R; r++) {
       const v8 row = load8(x[r] + k);
-      for (int c = 0; c < C; c++) sum[r][c] += row * weights[c];
+      for (int c = 0; c < C; c++) sum[r][c] = fma8(row, weights[c], sum[r][c]);
     }
   }
   for (int r = 0; r < R; r++)
     for (int c = 0; c < C; c++) {
       float value = lanes(sum[r][c]);
-      for (long j = k; j < in; j++) value = std::fma(x[r][j], (float)w[c * in + j], value);
+      for (long j = k; j < in; j++) value = fma1(x[r][j], (float)w[c * in + j], value);
       total[r][c] = value;
     }
 }
@@ -62,9 +81,8 @@ struct Landing {
   const float* factor;
   bool add;
   void put(float* y, long o, int r, float value) const {
-    if (scale) value *= scale[o];
-    if (factor) value *= factor[r];
-    y[o] = add ? y[o] + value : value;
+    const float times = (scale ? scale[o] : 1.0f) * (factor ? factor[r] : 1.0f);
+    y[o] = fma1(value, times, add ? y[o] : 0.0f);
   }
 };
 
@@ -120,9 +138,9 @@ static void linear(const Weight& w, const float* const* x, float* const* y, int 
 static void rms_norm(const float* x, const float* weight, float eps, long size, float* y) {
   v8 sum = {};
   long k = 0;
-  for (; k + 8 <= size; k += 8) sum += load8(x + k) * load8(x + k);
+  for (; k + 8 <= size; k += 8) sum = fma8(load8(x + k), load8(x + k), sum);
   float squares = lanes(sum);
-  for (long j = k; j < size; j++) squares = std::fma(x[j], x[j], squares);
+  for (long j = k; j < size; j++) squares = fma1(x[j], x[j], squares);
   const float factor = 1.0f / std::sqrt(squares / (float)size + eps);
   for (long j = 0; j < size; j++) y[j] = x[j] * factor * weight[j];
 }
@@ -132,16 +150,16 @@ static inline v8 exp8(v8 x) {
   const v8 limit = v8{} + 87.0f;
   x = x < -limit ? -limit : x;
   x = x > limit ? limit : x;
-  const v8 shifted = x * 1.44269504088896341f + 12582912.0f;  // rounds to an integer in the mantissa's low bits
+  const v8 shifted = fma8(x, v8{} + 1.44269504088896341f, v8{} + 12582912.0f);  // rounds to a whole number
   const v8 n = shifted - 12582912.0f;
-  const v8 f = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  const v8 f = fma8(n, v8{} + 2.12194440e-4f, fma8(n, v8{} - 0.693359375f, x));
   v8 p = v8{} + 1.9875691500e-4f;
-  p = p * f + 1.3981999507e-3f;
-  p = p * f + 8.3334519073e-3f;
-  p = p * f + 4.1665795894e-2f;
-  p = p * f + 1.6666665459e-1f;
-  p = p * f + 5.0000001201e-1f;
-  p = p * (f * f) + f + 1.0f;
+  p = fma8(p, f, v8{} + 1.3981999507e-3f);
+  p = fma8(p, f, v8{} + 8.3334519073e-3f);
+  p = fma8(p, f, v8{} + 4.1665795894e-2f);
+  p = fma8(p, f, v8{} + 1.6666665459e-1f);
+  p = fma8(p, f, v8{} + 5.0000001201e-1f);
+  p = fma8(p, f * f, f + 1.0f);
   const i8 power = (__builtin_convertvector(n, i8) + 127) << 23;
   v8 scale;
   std::memcpy(&scale, &power, sizeof scale);
