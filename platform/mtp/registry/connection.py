@@ -141,6 +141,6 @@ def _initialise(uri: str, database: Path) -> None:
             if "schema" not in reason and "revision" not in reason:
                 raise MTPError(_unreachable(uri, reason)) from error
             raise MTPError(
-                f"the registry {database} has a format that this MLflow ({__version__}) does not know ({reason}); "
-                f"a newer MLflow wrote it: upgrade, or point tracking.uri at another registry"
+                f"the registry {database} has a format that this MLflow ({__version__}) does not know; use the version "
+                f"that wrote it or a newer one, or, if it is older, run `mlflow db upgrade {uri}` after a backup"
             ) from error
