@@ -31,6 +31,8 @@ _RESIZE_S = 30.0
 """Seconds between looks at whether an elastic group can grow."""
 _GROUP_SHUTDOWN = "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"
 _HEALTH_CHECK = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
+_LISTEN_S = 0.2
+"""How soon a signal is heard."""
 
 
 def fit(config: Config, *, run_id: str, tracking_uri: str, on_progress: OnProgress | None = None) -> TrainResult:
@@ -62,7 +64,7 @@ def fit(config: Config, *, run_id: str, tracking_uri: str, on_progress: OnProgre
     check_resources(config, use_gpu, lambda text: progress(Notice(text)))
     channel = open_channel()
     trainer = _trainer(config, folder, use_gpu, WorkerJob(config, run_id, tracking_uri, channel))
-    with listening(channel, progress), _stopping_at_sigterm(channel):
+    with listening(channel, progress), _stopping_when_asked(channel):
         _run_until_it_stays(trainer, channel, folder)
     return _result(folder, channel)
 
@@ -102,9 +104,29 @@ def _run_until_it_stays(trainer: ray.train.torch.TorchTrainer, channel: Any, fol
 def _run(trainer: ray.train.torch.TorchTrainer, channel: Any, folder: RunFolder) -> None:
     """Fit, and turn what failed into the sentence that its cause gave."""
     try:
-        trainer.fit()
+        _fit_beside(trainer)
     except TrainingFailedError as error:
         raise _sentence(error, channel, folder) from error
+
+
+def _fit_beside(trainer: ray.train.torch.TorchTrainer) -> None:
+    """`trainer.fit()` in a thread, so that signals stay ours: in the main thread Ray Train would take Ctrl-C for good,
+    and answer it with exit code 0.
+    """
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="ray-train", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(timeout=_LISTEN_S)
+    if failures:
+        raise failures[0]
 
 
 def _sentence(error: TrainingFailedError, channel: Any, folder: RunFolder) -> MTPError:
@@ -152,19 +174,26 @@ def _connect(hang_after_s: int) -> None:
 
 
 @contextmanager
-def _stopping_at_sigterm(channel: Any) -> Iterator[None]:
-    """Inside, SIGTERM lets the workers finish their step, save and end; a second one kills as usual."""
+def _stopping_when_asked(channel: Any) -> Iterator[None]:
+    """Inside, SIGTERM or Ctrl-C lets the workers finish their step, save and end; a second one does as usual."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def ask(number: int, frame: Any) -> None:
         channel.ask_to_stop.remote()
-        signal.signal(signal.SIGTERM, before)
+        channel.push.remote(Notice("asked to stop: the step that runs is finished and saved first; again ends at once"))
+        _restore(before)
 
-    signal.signal(signal.SIGTERM, ask)
+    for number in before:
+        signal.signal(number, ask)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        _restore(before)
+
+
+def _restore(handlers: dict[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
