@@ -12,7 +12,13 @@ import time
 import httpx
 import psutil
 
-GREEDY = {"prompt": "def f(x):", "max_tokens": 80, "temperature": 0, "ignore_eos": True}
+GREEDY = {
+    "prompt": "def f(x):",
+    "max_tokens": 80,
+    "temperature": 0,
+    "ignore_eos": True,
+    "speculation": {"num_draft_tokens": 3},
+}
 
 
 class Load:

@@ -46,7 +46,7 @@ def events(client, body):
 
 
 def test_a_completion_has_text_usage_and_speculation(client):
-    answer = complete(client)
+    answer = complete(client, speculation={"num_draft_tokens": 3})
     assert answer["usage"]["completion_tokens"] == 24
     assert answer["choices"][0]["finish_reason"] == "length"
     speculation = answer["usage"]["speculation"]

@@ -52,6 +52,7 @@ def test_tokens_and_drafts_of_a_request_show_in_the_metrics(client):
 
     before = counts()
     body = {"prompt": "for i in range(10):", "max_tokens": 50, "temperature": 0, "ignore_eos": True}
+    body["speculation"] = {"num_draft_tokens": 3}
     usage = client.post("/v1/completions", json=body).json()["usage"]
     accepted = sum(usage["speculation"]["accepted_per_position"])
     wait_for(

@@ -41,6 +41,7 @@ def page(browser, endpoint):
 def generate(page, prompt, tokens):
     page.fill("#prompt", prompt)
     page.fill("#max_tokens", str(tokens))
+    page.select_option("#drafts", "3")
     page.click("#run")
 
 
