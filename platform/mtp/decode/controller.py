@@ -24,7 +24,7 @@ OWN_WEIGHT = 12.0
 """So many trials of its own move a request half way from the mean of all to its own mean."""
 MEMORY = 0.97
 """Weight of a trial after one more."""
-MARGIN = 1.03
+MARGIN = 1.1
 """A length has to promise so much more than a shorter one: estimates are noisy, standard decoding is safe."""
 
 
