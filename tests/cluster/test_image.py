@@ -62,6 +62,6 @@ def test_what_the_image_copies_builds_the_whole_wheel(tmp_path):
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for wanted in ("mtp/cli/app.py", "jobs/train.py", "serve/declared.py", "serve/static/", "cluster/local.py"):
+    for wanted in ("mtp/cli/app.py", "jobs/train.py", "serve/declared.py", "serve/static/", "cluster/alerts.yaml"):
         assert any(name.startswith(wanted) for name in names), f"the wheel has no {wanted}"
     assert any(name.endswith("configs/quickstart.yaml") for name in names)
