@@ -68,7 +68,7 @@ def attention_mask(document: Tensor, shape: AttentionShape) -> AttentionMask:
 
 @lru_cache(maxsize=64)
 def flex_is_faster(shape: AttentionShape) -> bool:
-    """Whether FlexAttention trains faster than scaled_dot_product_attention with a dense mask: an accelerator's clock."""
+    """Whether FlexAttention trains faster than scaled_dot_product_attention with a dense mask, by the clock."""
     document = torch.arange(shape.length, device=shape.device).mul(4).div(shape.length, rounding_mode="floor")
     dense, blocks = document_mask(document[None]), document_blocks(document[None])
     size = (1, shape.heads, shape.length)
