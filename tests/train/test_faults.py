@@ -60,7 +60,7 @@ def test_a_killed_worker_costs_no_bit(through, root):
 
 def test_a_worker_that_hangs_is_found_and_replaced_in_the_configured_time(through, root):
     hang = Once(any_step(), signal.SIGSTOP)
-    run = Run(settings(root, "hung", faults={"collective_timeout_s": 30}), through.uri, hang)
+    run = Run(settings(root, "hung", faults={"collective_timeout_s": 60}), through.uri, hang)
     assert hang.done_to and run.of(Planned)[-1].resumed_from, f"stopped at step {hang.step}"
     assert_equals(run, through)
     assert hang.done_to not in worker_processes_or_none(), "the hung process has gone"
