@@ -34,7 +34,7 @@ def bill_of_materials() -> dict[str, Any]:
 
 def _component(one: importlib.metadata.Distribution) -> dict[str, Any]:
     name, version = one.metadata["Name"], one.version
-    licence = one.metadata.get("License-Expression")
+    licence = one.metadata.json.get("license_expression")
     purl = f"pkg:pypi/{quote(name.lower().replace('_', '-'))}@{quote(version)}"
     found: dict[str, Any] = {"type": "library", "name": name, "version": version, "purl": purl, "bom-ref": purl}
     return found | ({"licenses": [{"expression": licence}]} if licence else {})
@@ -43,7 +43,7 @@ def _component(one: importlib.metadata.Distribution) -> dict[str, Any]:
 def vulnerabilities(pip_audit: Path, pins: Path) -> tuple[list[str], int, int]:
     """Look up every pin; returns sentences about vulnerable ones, and how many pins were and were not looked up."""
     total = sum(1 for line in pins.read_text().splitlines() if "==" in line.partition("#")[0])
-    command = [
+    command: list[str | Path] = [
         pip_audit,
         "--requirement",
         pins,

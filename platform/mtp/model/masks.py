@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -82,8 +83,10 @@ def flex_is_faster(shape: AttentionShape) -> bool:
 
 def flex_attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float) -> Tensor:
     """FlexAttention, compiled where it is used for training; (B, H, T, .) -> (B, H, T, v)."""
-    kernel = flex_attention if query.device.type == "cpu" else _compiled_flex()
-    out: Tensor = kernel(query, key, value, block_mask=mask, scale=scale)  # type: ignore[assignment]
+    compiled = query.device.type != "cpu"
+    out: Tensor = (_compiled_flex() if compiled else cast(Any, flex_attention))(
+        query, key, value, block_mask=mask, scale=scale
+    )
     return out
 
 
@@ -99,7 +102,7 @@ def sdpa_attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, 
 
 
 @lru_cache(maxsize=1)
-def _compiled_flex() -> Callable[..., object]:
+def _compiled_flex() -> Callable[..., Any]:
     """Not compiled, FlexAttention holds every score."""
     return torch.compile(flex_attention)
 

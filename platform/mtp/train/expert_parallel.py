@@ -143,9 +143,9 @@ class ParallelExperts:
     def _routed(self, _: nn.Module, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
         if not self._training():
             return
-        _, chosen, counts = output
+        chosen, counts = output[1:]
         if not getattr(self._layer, "recomputing", False):
-            self.tokens_per_expert += counts.to(torch.int64)
+            self.tokens_per_expert.add_(counts.to(torch.int64))
         if self._scores is not None:
             self.balance_loss = sequence_balance(self._scores.unflatten(0, self._rows), chosen.unflatten(0, self._rows))
             self._scores = None
