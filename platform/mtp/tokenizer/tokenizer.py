@@ -138,8 +138,13 @@ class Tokenizer:
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Ids that text never encodes to."""
+        return frozenset(self.special_tokens.values())
+
+    @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        """Those ids by the name that templates write."""
         added = self._inner.get_added_tokens_decoder()
-        return frozenset(token for token, entry in added.items() if entry.special)
+        return {entry.content: token for token, entry in added.items() if entry.special}
 
     @cached_property
     def pieces(self) -> list[str]:
