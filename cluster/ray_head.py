@@ -80,14 +80,19 @@ def ensure_token(path: Path) -> None:
 
 def is_ready(state: ClusterState) -> bool:
     """Whether the dashboard answers, its job server too, and the node has registered."""
+    return living_nodes(state) > 0
+
+
+def living_nodes(state: ClusterState) -> int:
+    """How many nodes the dashboard lists as alive; 0 while it or its job server does not answer."""
     headers = {"Authorization": f"Bearer {state.token()}"}
     try:
         with httpx.Client(base_url=state.dashboard_url, headers=headers, timeout=10) as client:
             client.get("/api/jobs/").raise_for_status()
             summary = client.get("/nodes?view=summary").raise_for_status().json()["data"]["summary"]
-            return any(node["raylet"].get("state") == "ALIVE" for node in summary)
+            return sum(node["raylet"].get("state") == "ALIVE" for node in summary)
     except (httpx.HTTPError, KeyError, json.JSONDecodeError):
-        return False
+        return 0
 
 
 def daemons(state: ClusterState) -> dict[str, Daemon]:

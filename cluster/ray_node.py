@@ -5,15 +5,18 @@ clusters do, prints its process id, and ends; the raylet stays. Run as `python -
 """
 
 import sys
+import time
 
 import psutil
 
 from cluster.ports import LOOPBACK
 from cluster.processes import launch, start_time
-from cluster.ray_head import environment
+from cluster.ray_head import environment, living_nodes
 from cluster.state import ClusterState, Daemon
 from mtp.config import ClusterConfig, home
 from mtp.errors import MTPError
+
+LISTED_TIMEOUT_S = 60.0
 
 
 def start_nodes(state: ClusterState, config: ClusterConfig) -> dict[str, Daemon]:
@@ -27,6 +30,11 @@ def start_nodes(state: ClusterState, config: ClusterConfig) -> dict[str, Daemon]
         name = f"node-{number}"
         if name not in nodes:
             nodes[name] = _start(name, state, config)
+    deadline = time.monotonic() + LISTED_TIMEOUT_S
+    while living_nodes(state) < 1 + len(nodes):  # they have joined; the dashboard sees it some seconds later
+        if time.monotonic() > deadline:
+            raise MTPError(f"Ray lists fewer than {1 + len(nodes)} nodes; see {state.ray_temp_dir}/session_latest/logs")
+        time.sleep(0.5)
     return nodes
 
 
