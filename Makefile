@@ -15,11 +15,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup quickstart test lint format audit down clean
+.PHONY: help setup quickstart test test-all lint format audit down clean
 
 help:
 	@echo "make quickstart   set up, then the whole way: text -> training -> registry -> endpoint"
-	@echo "make test         set up, then lint, types and the whole test suite"
+	@echo "make test         set up, then lint, types and the tests that CI runs"
+	@echo "make test-all     the same, and the long tests (an hour and more)"
 	@echo "make setup        only the virtual environment in $(VENV)"
 	@echo "make lint         ruff and mypy"
 	@echo "make audit        known vulnerabilities of the pins (where they can be looked up), and sbom.json"
@@ -50,6 +51,10 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 test: lint
+	$(BIN)/python -m pytest -m "not long"
+
+# Minutes each: sharding matrices, killed nodes, rollouts under load, statistics of millions of samples.
+test-all: lint
 	$(BIN)/python -m pytest
 
 # pip-audit has an environment of its own: it is no dependency of ours, and must not change what it looks at.

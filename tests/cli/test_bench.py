@@ -68,7 +68,7 @@ def test_bench_decode_smoke_writes_the_ratios_by_their_names(tmp_path):
     assert next(entry for entry in report["contestants"] if entry["name"] == "vllm")["median"] is None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("command", "names"),
     [

@@ -39,7 +39,7 @@ def declared(tmp_path):
     return config, secret
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_manifests_endpoint_answers_those_who_have_a_key(ray_cluster, declared):
     config, secret = declared
     headers = {"Authorization": f"Bearer {ray_cluster.token()}"}

@@ -32,7 +32,7 @@ def wait_until(condition):
     return value
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nodes_join_on_the_loopback_address_and_a_lost_one_is_replaced_by_up_again(own_home):
     config = settings(nodes=1, monitoring=shutil.which("prometheus") is not None)
     try:

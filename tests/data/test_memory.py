@@ -39,7 +39,7 @@ def write_large_dataset(folder: Path) -> int:
     return rows
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_is_constant_over_ten_times_the_object_store(tmp_path):
     rows = write_large_dataset(tmp_path)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_ADDRESS")}

@@ -230,7 +230,7 @@ def test_speculation_has_standard_samplings_distribution(names, way):
     check(names, way)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("way", WAYS)
 def test_the_same_for_every_combination_of_processors(way):
     for names in SUBSETS:
@@ -251,7 +251,7 @@ def test_the_lossy_rules_fail_the_same_test(names, rule):
     check_lossy(names, rule)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("rule", ["threshold", "typical"])
 def test_the_lossy_rules_fail_it_with_every_single_processor(rule):
     for names in FEW:

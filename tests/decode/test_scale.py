@@ -46,7 +46,7 @@ def decode(model, prompts, sampling, batch, chance):
     return {place: outputs[number] for number, place in wanted.items()}, engine
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "none"])
 def test_512_prompts_in_batches_of_1_to_32_with_prefix_hits_preemption_and_cancellations(kind):
     model, prompts, chance = tiny_model(kind), prompts_of(61), random.Random(62)

@@ -40,7 +40,7 @@ def test_any_number_of_drafts_gives_the_tokens_of_none(kind):
     assert all(run == runs[0] for run in runs)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_200_random_batch_compositions_change_nothing(expected, small):  # noqa: F811
     """Batchmates, batch size, chunks, blocks, memory (so preemption and prefix hits), decoders, cancellations."""
     prompts, found = expected

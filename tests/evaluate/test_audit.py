@@ -25,7 +25,7 @@ def test_exact_decoders_pass_and_lossy_ones_show_their_divergence():
     assert all(row.p_value < 1e-6 and row.divergence > 1.5 * row.noise for row in lossy)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_decoder_that_is_not_exact_is_found(monkeypatch):
     """The acceptance rule that forgets the residual: emits from p after a rejection."""
     from mtp.decode import acceptance

@@ -125,7 +125,7 @@ def test_a_refresh_of_a_model_without_modules_is_refused(prepared, mlflow_uri, t
         refresh.run(config)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_comparison_fills_its_five_tables_and_goes_on_where_it_was(prepared, mlflow_uri, monkeypatch):
     from jobs import compare
 

@@ -130,7 +130,7 @@ MEASURED = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("case", MEASURED.values(), ids=MEASURED)
 def test_real_processes_hold_the_bytes_that_were_planned(case):
     """States within 2 %, the peak of a step within 15 %.

@@ -91,7 +91,7 @@ def test_old_beginnings_are_forgotten():
     assert memory.longest([3] * BLOCK, {3}) == 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_replicas_follow_a_burst_up_and_down_to_zero_and_an_idle_model_wakes(endpoint, model_folder, endpoint_keys):
     from ray import serve
 

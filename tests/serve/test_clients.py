@@ -59,7 +59,7 @@ def test_langchain_invokes_and_streams(endpoint):
     assert "".join(chunk.content for chunk in model.stream("print")) == whole.content
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_lm_eval_scores_continuations_as_the_model_does(endpoint, client, model_folder, tmp_path):
     from lm_eval.api.instance import Instance
     from lm_eval.models.openai_completions import LocalCompletionsAPI

@@ -45,7 +45,7 @@ def test_slow_readers_disconnects_and_bad_requests_do_not_touch_the_streams_besi
     wait_for(lambda: value_of(client.get("/metrics").text, "mtp_num_requests_running") == 0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_of_a_replica_is_flat_under_load(endpoint):
     from tests.serve.load import replica_memory
 

@@ -15,7 +15,7 @@ from mtp.tokenizer import Tokenizer
 from tests.serve.conftest import wait_for
 from tests.serve.load import GREEDY, Load
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from tests.train.datasets import write_dataset
 from tests.train.small import SIZES
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_reports_a_failing_trial_and_runs_no_finished_one_again(ray_cluster, mlflow_uri, tmp_path):
     write_dataset(tmp_path / "data")
 

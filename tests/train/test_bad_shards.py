@@ -16,7 +16,7 @@ def skipping(root, name, limit, **train):
     return config.model_copy(update={"data": data})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_bad_shard_is_left_out_by_both_workers_up_to_the_limit(ray_cluster, mlflow_uri, tmp_path):
     write_dataset(tmp_path / "data")
     shard = tmp_path / "data/train/shard-00001.parquet"

@@ -12,7 +12,7 @@ from mtp.train.events import WorkerReady
 from tests.train.fits import Run, new_run, settings
 from tests.train.test_faults import Driver
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def test_a_group_starts_with_as_many_workers_as_there_is_room_for(through, root):

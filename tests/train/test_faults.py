@@ -23,7 +23,7 @@ from mtp.train.manifest import MANIFEST, newest_whole, write_file
 from tests.train.datasets import small_tokenizer, write_dataset
 from tests.train.fits import STEPS, Run, new_run, settings, worker_processes
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 ASKING = (signal.SIGTERM, signal.SIGINT)
 DRIVER = Path(__file__).with_name("driver.py")
 

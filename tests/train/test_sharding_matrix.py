@@ -69,7 +69,7 @@ def test_two_workers_equal_one_process():
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_every_stage_expert_parallelism_and_accumulation_equals_one_process(stage):
     assert_equal_one_process(
@@ -82,7 +82,7 @@ def test_every_stage_expert_parallelism_and_accumulation_equals_one_process(stag
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tied_embeddings_group_routing_and_offload_equal_one_process():
     assert_equal_one_process(
         3,
@@ -96,7 +96,7 @@ def test_tied_embeddings_group_routing_and_offload_equal_one_process():
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_four_workers_in_two_sets_of_experts_equal_one_process():
     assert_equal_one_process(6, [{"stage": stage, "expert_parallel": 2} for stage in range(4)], world=4)
 
@@ -139,7 +139,7 @@ def of_precision(combinations):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bfloat16_follows_float32_at_every_stage_that_takes_it():
     combinations = [
         {"stage": stage, "accumulation": accumulation, "expert_parallel": parallel}
