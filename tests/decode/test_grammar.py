@@ -111,7 +111,7 @@ def test_drafts_are_constrained_too_so_that_they_can_be_accepted():
     requests = [Request(prompt=[5, 6], sampling=Sampling(max_tokens=40, regex="abcabcabcabc(abc)+"))]
     engine = engine_of(tiny_model("sequential"))
     run(engine, requests)
-    assert engine.stats.acceptance_per_position[0] > 0.9
+    assert engine.stats.acceptance_per_position[0] > 0.7  # next to none, were drafts not constrained
 
 
 BAD = [

@@ -13,7 +13,7 @@ def verdicts(report):
 def test_exact_decoders_pass_and_lossy_ones_show_their_divergence():
     torch.manual_seed(5)
     small = train(MTPModel(tiny_config({"kind": "none", "n_future": 1}, num_hidden_layers=1)), 20)
-    report = audit(tiny_model("sequential"), prompts=6, samples=400, draft_model=small)
+    report = audit(tiny_model("sequential"), prompts=6, samples=600, draft_model=small)
     found = verdicts(report)
     for decoder in ("standard", "mtp", "draft_model", "prompt_lookup"):
         assert found[decoder, "exact", "greedy"] == "exact"
