@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,15 @@ def test_tokens_and_drafts_of_a_request_show_in_the_metrics(client):
             value_of(page, f"mtp_{name}_total") for name in ("generation_tokens", "spec_decode_num_accepted_tokens")
         ]
 
-    before = counts()
+    def settled():
+        """The counts once the tokens of earlier tests have arrived: nodes report every few seconds."""
+        seen = [counts()]
+        while len(seen) < 3 or seen[-1] != seen[-3]:
+            time.sleep(6)
+            seen.append(counts())
+        return seen[-1]
+
+    before = settled()
     body = {"prompt": "for i in range(10):", "max_tokens": 50, "temperature": 0, "ignore_eos": True}
     body["speculation"] = {"num_draft_tokens": 3}
     usage = client.post("/v1/completions", json=body).json()["usage"]
