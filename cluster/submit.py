@@ -6,7 +6,9 @@ happens to the command that sent it does not concern it.
 
 import asyncio
 import logging
+import signal
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -83,7 +85,8 @@ def follow(job_id: str, stop_it: Callable[[], bool] = lambda: False, address: st
     with _job_server(target(address)) as server:
         _require_job(server, job_id)
         try:
-            asyncio.run(_copy_log(server, job_id))
+            with _interruptible():
+                asyncio.run(_copy_log(server, job_id))
         except KeyboardInterrupt:
             if stop_it():
                 server.stop_job(job_id)
@@ -128,6 +131,23 @@ def stop(job_id: str, address: str | None = None) -> bool:
     with _job_server(target(address)) as server:
         _require_job(server, job_id)
         return bool(server.stop_job(job_id))
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Inside, Ctrl-C raises KeyboardInterrupt at once; asyncio would ask its task to end, which a wait may not hear."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

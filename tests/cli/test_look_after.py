@@ -47,7 +47,7 @@ def test_metrics_that_the_registry_refuses_do_not_fail_the_command(mlflow_uri, c
 
 def test_an_import_that_cannot_be_registered_leaves_no_running_run(mlflow_uri, monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
-    model = MTPModel(ModelConfig.model_validate({**SIZES, "vocab_size": 300}))
+    model = MTPModel(ModelConfig.model_validate({**SIZES, "vocab_size": 300, "n_routed_experts": 4}))
     save_model(tmp_path / "model", model, small_tokenizer())
     export_hf(tmp_path / "model", tmp_path / "public-import")
     with pytest.raises(UsageError, match="cannot name a registered model"):
