@@ -82,12 +82,12 @@ class Training:
         self.objective = mtp_objective
         self.runner = StepRunner(self.engine, mtp_objective, self.experts, CPU, config.rows_per_forward(world))
 
-    def steps(self, numbers):
+    def steps(self, numbers, lr=1e-2):
         mine = slice(self.rank * ROWS // self.world, (self.rank + 1) * ROWS // self.world)
         results = []
         for step in numbers:
             tokens, document = rows(step)
-            results.append(self.runner.run(tokens[mine], document[mine], [1.0, 0.3, 0.2], lr=1e-2))
+            results.append(self.runner.run(tokens[mine], document[mine], [1.0, 0.3, 0.2], lr=lr))
         return results
 
     def save(self, folder):
