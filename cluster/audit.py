@@ -76,7 +76,8 @@ def main(arguments: list[str]) -> int:
     asked.out.write_text(json.dumps(bill_of_materials(), indent=1))
     print(f"Bill of materials: {asked.out}")
     sentences, known, unknown = vulnerabilities(asked.pip_audit, asked.pins)
-    print("\n".join(sentences) or "No vulnerability is known.", end=f" ({known} pins looked up)\n")
+    if known:
+        print("\n".join(sentences) or "No vulnerability is known.", end=f" ({known} pins looked up)\n")
     if unknown:
         print(f"{unknown} pins could not be looked up: nobody who knows them can be reached from here.")
     return 1 if sentences else 0

@@ -7,9 +7,7 @@ itself is shown once, when it is made. Knows the file; nothing of HTTP or of how
 import fcntl
 import hashlib
 import hmac
-import os
 import secrets
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,6 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
+from cluster.state import write_private
 from mtp.config import home
 from mtp.errors import MTPError, UsageError
 
@@ -131,25 +130,12 @@ class KeyStore:
             fcntl.flock(lock, fcntl.LOCK_EX)
             keys = list(self.keys())
             yield keys
-            _replace(self.path, _File(keys=keys).model_dump_json(indent=2))
+            write_private(self.path, _File(keys=keys).model_dump_json(indent=2))
 
 
 def default_path() -> Path:
     """Where keys lie unless `serve.api_keys` says otherwise."""
     return home() / "api_keys.json"
-
-
-def _replace(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _sha256(secret: str) -> str:

@@ -1,6 +1,7 @@
 """The endpoint of the RayService manifest, deployed by its file on a real Ray Serve, with a model of our own in it."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -60,10 +61,8 @@ def test_the_manifests_endpoint_answers_those_who_have_a_key(ray_cluster, declar
 def wait_until_ready(client):
     deadline = time.monotonic() + 150
     while time.monotonic() < deadline:
-        try:
+        with suppress(httpx.HTTPError):  # the proxy is not up yet
             if client.get("/ready").status_code == 200:
                 return
-        except httpx.HTTPError:
-            pass  # the proxy is not up yet
         time.sleep(0.5)
     raise AssertionError("the endpoint did not become ready")
