@@ -107,14 +107,15 @@ def _jobs(ray: httpx.Client) -> list[dict[str, Any]]:
 
 
 def _applications(ray: httpx.Client) -> list[dict[str, Any]]:
+    """The gateway, which alone has a URL, and what works behind it: one application for each version, the follower."""
     found = _get(ray, "/api/serve/applications/")
     options = found.get("http_options") or {}
-    base = f"http://{options.get('host')}:{options.get('port')}" if options else None
+    base = f"http://{options.get('host')}:{options.get('port')}"
     return [
         {
             "name": name,
             "status": application["status"].lower(),
-            "url": f"{base}{application.get('route_prefix') or ''}".rstrip("/") if base else None,
+            "url": f"{base}{application['route_prefix']}".rstrip("/") if application.get("route_prefix") else None,
             "message": application.get("message") or None,
             "replicas": sum(len(one.get("replicas", [])) for one in application.get("deployments", {}).values()),
         }

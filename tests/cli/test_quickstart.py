@@ -147,7 +147,8 @@ def test_mlflow_holds_the_run_its_figures_and_the_champion(report, user):
 def test_status_shows_what_runs(report, user):
     found = user.json("status")
     assert found["cluster"] == "up"
-    assert [application["status"] for application in found["applications"]] == ["running"]
+    assert {application["status"] for application in found["applications"]} == {"running"}
+    assert [application["url"] for application in found["applications"] if application["url"]] == [report["endpoint"]]
     assert [model["name"] for model in found["models"]] == [MODEL]
 
 
