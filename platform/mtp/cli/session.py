@@ -28,7 +28,9 @@ def ray_session() -> Iterator[None]:
     if load_state() is not None:
         connect()
     else:
-        ray.init(include_dashboard=False, logging_level="warning", log_to_driver=False, namespace="mtp")
+        ray.init(
+            address="local", include_dashboard=False, logging_level="warning", log_to_driver=False, namespace="mtp"
+        )
     try:
         yield
     finally:
