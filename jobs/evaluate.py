@@ -4,6 +4,7 @@ The parts of an evaluation run as tasks of the cluster, several at a time. Each 
 same command goes on with an interrupted evaluation.
 """
 
+import hashlib
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
@@ -11,18 +12,21 @@ from pathlib import Path
 from jobs.cluster_task import on_cluster, spread
 from jobs.entry import job_main
 from jobs.pieces import Pieces
-from mtp.config import Config, home
+from mtp.config import Config, EvaluateConfig, home
 from mtp.evaluate import (
     EvaluationPlan,
     EvaluationReport,
     EvaluationSettings,
     Part,
     PartSpec,
+    TaskScores,
     acceptance_figure,
     measure_part,
     plan_evaluation,
     reliability_figure,
     report_of,
+    score_task,
+    task_name,
 )
 from mtp.registry import (
     MetricLogger,
@@ -86,13 +90,35 @@ def measure(config: Config, fetch: FetchModel, name: str = "") -> EvaluationRepo
         pieces.keep(part.spec.name, part)
         parts.append(part)
     report = report_of(name or folder, settings, plan, parts)
+    scores = scored_tasks(config, fetch, plan.key)
     pieces.clear()
-    return report
+    return report.model_copy(update={"tasks": scores})
+
+
+def scored_tasks(config: Config, fetch: FetchModel, key: str) -> list[TaskScores]:
+    """Every file of `evaluate.tasks`; `key` is that of the evaluation, whose tasks are kept as they are done."""
+    asked = config.evaluate
+    pieces = Pieces(home() / "evaluations" / f"{key}-tasks", TaskScores)
+    names = {file: f"{task_name(file)}-{_content(file)}-{asked.task_documents or 'all'}" for file in asked.tasks}
+    found = {file: scores for file, name in names.items() if (scores := pieces.find(name))}
+    left = [file for file in asked.tasks if file not in found]
+    task = partial(scored, fetch, asked, min(asked.workers, len(left)), "cuda" if uses_gpu(config) else "cpu")
+    for file, scores in spread(task, left, at_once=asked.workers, cpus=asked.cpus, gpus=int(uses_gpu(config))):
+        pieces.keep(names[file], scores)
+        found[file] = scores
+    pieces.clear()
+    return [found[file] for file in asked.tasks]
+
+
+def _content(file: str) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
 
 
 def settings_of(config: Config, device: str) -> EvaluationSettings:
     """What the configuration asks for."""
-    asked = config.evaluate.model_dump(exclude={"model", "data", "domains", "workers", "cpus"})
+    asked = config.evaluate.model_dump(
+        exclude={"model", "data", "domains", "tasks", "task_documents", "workers", "cpus"}
+    )
     sources = config.evaluate.domains or [source.path for source in config.data.mixture]
     return EvaluationSettings(
         **asked,
@@ -116,6 +142,15 @@ def measured(
 
     share_cores(workers, torch.device(settings.device))
     return measure_part(fetch(), settings, plan, spec)
+
+
+def scored(fetch: FetchModel, asked: EvaluateConfig, workers: int, device: str, file: str) -> tuple[str, TaskScores]:
+    """The task of one task file."""
+    import torch
+
+    share_cores(workers, torch.device(device))
+    limit, batch_size = asked.task_documents, asked.batch_size
+    return file, score_task(fetch(), file, limit=limit, batch_size=batch_size, device=device)
 
 
 def record(run_id: str, uri: str, report: EvaluationReport, step: int = 0, taken: Collection[str] = ()) -> None:

@@ -87,6 +87,26 @@ def test_an_interrupted_evaluation_goes_on_and_its_figures_reach_the_version(con
     assert {"figures/reliability.png", "figures/acceptance.png", "evaluation_table.json"} <= files
 
 
+def test_a_task_file_is_scored_with_the_evaluation_and_its_scores_are_metrics_of_the_run(config, tmp_path):
+    from jobs import evaluate
+    from tests.evaluate.test_tasks import CHOICE, write_task
+
+    file = write_task(tmp_path, **CHOICE)
+    report = evaluate.run(
+        config.model_copy(
+            update={
+                "evaluate": config.evaluate.model_copy(update={"tasks": (file,), "task_documents": 2, "prompts": 0})
+            }
+        )
+    )
+    (scores,) = report.tasks
+    assert scores.documents == 2 and report.metrics()["eval/local_words/acc"] == scores.scores["acc"]
+    mlflow = client(config.tracking.uri)
+    experiment = mlflow.get_experiment_by_name("jobs").experiment_id
+    (run, *_) = mlflow.search_runs([experiment], "attributes.run_name LIKE 'evaluate %'")
+    assert run.data.metrics["eval/local_words/acc"] == scores.scores["acc"]
+
+
 def test_data_of_another_tokenizer_is_refused_by_the_job(config, tmp_path):
     from jobs import evaluate
     from tests.data.datasets import write_dataset as random_rows

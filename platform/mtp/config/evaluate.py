@@ -27,6 +27,10 @@ class EvaluateConfig(Section):
     new_tokens: PositiveInt = 64
     temperature: NonNegativeFloat = 1.0
     """Of the sampled output whose acceptance is measured beside the greedy one's; 0 leaves it out."""
+    tasks: tuple[str, ...] = ()
+    """Task files of lm-eval (YAML) that the model is scored on, in this platform's engine; readable by the workers."""
+    task_documents: PositiveInt | None = None
+    """Documents of each task; unset: all."""
     workers: PositiveInt = 2
     """Parts of an evaluation that are measured at a time."""
     cpus: PositiveFloat = 0.5

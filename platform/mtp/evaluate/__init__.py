@@ -6,6 +6,7 @@ from mtp.evaluate.loss_memory import LossMemory, measure_loss_memory
 from mtp.evaluate.objective_figures import importance_figure, schedule_figure
 from mtp.evaluate.parts import EvaluationPlan, EvaluationSettings, Part, PartSpec, measure_part, plan_evaluation
 from mtp.evaluate.report import Decoding, DomainReport, DraftLength, EvaluationReport, SampledDecoding
+from mtp.evaluate.tasks import TaskScores, score_task, task_name
 
 __all__ = [
     "Decoding",
@@ -18,6 +19,7 @@ __all__ = [
     "Part",
     "PartSpec",
     "SampledDecoding",
+    "TaskScores",
     "acceptance_figure",
     "agreement_figure",
     "evaluate",
@@ -29,4 +31,6 @@ __all__ = [
     "reliability_figure",
     "report_of",
     "schedule_figure",
+    "score_task",
+    "task_name",
 ]

@@ -5,6 +5,8 @@ Knows the names under which metrics are logged; knows nothing of how they were m
 
 from pydantic import BaseModel
 
+from mtp.evaluate.tasks import TaskScores
+
 
 class DraftLength(BaseModel):
     """Greedy decoding of the held-out prompts with K drafts a step, against standard decoding in the same run."""
@@ -112,6 +114,8 @@ class EvaluationReport(BaseModel):
     """None if no prompts were decoded."""
     domains: dict[str, DomainReport] = {}
     """By name; empty unless domains were asked for."""
+    tasks: list[TaskScores] = []
+    """Empty unless tasks were asked for."""
 
     @property
     def n_future(self) -> int:
@@ -143,6 +147,8 @@ class EvaluationReport(BaseModel):
             named[f"eval/{name}/ppl"] = domain.perplexity
             named[f"eval/{name}/tokens_per_step"] = domain.tokens_per_step
             named |= {f"eval/{name}/acceptance_p{k}": value for k, value in enumerate(domain.acceptance, 1)}
+        for task in self.tasks:
+            named |= {f"eval/{task.task}/{metric}": value for metric, value in task.scores.items()}
         return named
 
     def table(self) -> tuple[list[str], list[list[float | int | str | None]]]:
