@@ -62,7 +62,8 @@ def stream(folder: str, steps: int) -> None:
     from mtp.data.stream.row_source import RankSlice
     from mtp.data.stream.row_stream import RowStream
 
-    ray.init(num_cpus=2, object_store_memory=STORE, include_dashboard=False, logging_level="error", log_to_driver=False)
+    quiet = {"include_dashboard": False, "logging_level": "error", "log_to_driver": False}
+    ray.init(address="local", num_cpus=2, object_store_memory=STORE, **quiet)
     tenths, rows = [], 0
     me = psutil.Process()
     for number, batch in enumerate(RowStream(folder, seed=0, part=RankSlice(BATCH), steps=steps), start=1):

@@ -2,7 +2,8 @@
 
 Joins the cluster that its environment names, and prints every event as a line, `repr` of the dataclass. Given a step,
 it makes a cluster of two nodes instead, and ends the second one, as a power cut would, when that step is done. Another
-node takes its place, unless the word `alone` follows.
+node takes its place, unless the word `alone` follows. Its environment must name no cluster then: Ray reads it when it
+is imported.
 """
 
 import os
@@ -40,8 +41,6 @@ def on_two_nodes(config_file, run_id, step, alone):
     """Cluster.add_node wants the main thread, so the training has another."""
     from ray.cluster_utils import Cluster
 
-    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
-        os.environ.pop(name, None)
     node = {"num_cpus": 1, "object_store_memory": 100 << 20}
     cluster = Cluster(initialize_head=True, head_node_args=node)
     second = cluster.add_node(**node)
@@ -53,8 +52,10 @@ def on_two_nodes(config_file, run_id, step, alone):
             due.set()
 
     def run():
-        codes.append(train(config_file, run_id, look))
-        due.set()
+        try:
+            codes.append(train(config_file, run_id, look))
+        finally:
+            due.set()
 
     training = threading.Thread(target=run)
     training.start()
@@ -65,7 +66,7 @@ def on_two_nodes(config_file, run_id, step, alone):
     training.join()
     ray.shutdown()
     cluster.shutdown()
-    return codes[0]
+    return codes[0] if codes else 1
 
 
 if __name__ == "__main__":

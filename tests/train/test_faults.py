@@ -74,11 +74,12 @@ def worker_processes_or_none():
 
 
 class Driver:
-    """A training's driver in a process of its own."""
+    """A training's driver in a process of its own; given a step, on a cluster of its own."""
 
-    def __init__(self, config_file, run_id, *options):
-        command = [sys.executable, str(DRIVER), str(config_file), run_id, *options]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    def __init__(self, config_file, run_id, *step):
+        command = [sys.executable, str(DRIVER), str(config_file), run_id, *step]
+        environment = {name: value for name, value in os.environ.items() if not (step and name.startswith("RAY_"))}
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
     def until_step(self, step):
         for line in self.process.stdout:
