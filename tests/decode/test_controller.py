@@ -4,7 +4,7 @@ import random
 import pytest
 
 from mtp.decode import Engine, EngineOptions, Request, Sampling, Speculation, generate
-from mtp.decode.controller import MARGIN, PATIENCE, best_lengths
+from mtp.decode.controller import FIRST, MARGIN, PATIENCE, PROBE_STEPS, REGRET, best_lengths
 from mtp.decode.costs import Curve, StepCosts
 from tests.decode.tiny import random_prompts, tiny_model
 
@@ -12,7 +12,12 @@ ADAPTIVE = EngineOptions(adaptive_drafts=True)
 
 
 def costs(verify, draft):
-    return StepCosts(Curve([(1, verify(1)), (64, verify(64))]), Curve([(1, draft(1)), (8, draft(8))]))
+    fill = Curve([(1, draft(1))])
+    return StepCosts(Curve([(1, verify(1)), (64, verify(64))]), Curve([(1, draft(1)), (8, draft(8))]), fill)
+
+
+def lengths_of(chances, known):
+    return best_lengths(chances, 0, known, MARGIN).lengths
 
 
 def rate(lengths, chances, known):
@@ -30,19 +35,19 @@ def test_the_chosen_lengths_are_the_best_of_all_combinations():
         known = costs(lambda n, s=slope: 1 + s * (n - 1), lambda n, p=price: p)
         chances = [[dice.random() for _ in range(3)] for _ in range(1)]
         best = max(itertools.product(range(4), repeat=1), key=lambda some: rate(some, chances, known))
-        found = best_lengths(chances, 0, known)
+        found = lengths_of(chances, known)
         assert rate(found, chances, known) * MARGIN >= rate(best, chances, known)
 
 
 def test_nothing_is_drafted_where_a_draft_costs_more_than_it_brings():
     known = costs(lambda n: float(n), lambda n: 0.5)
-    assert best_lengths([[0.9, 0.9, 0.9]], 0, known) == [0]
-    assert best_lengths([[0.9, 0.9, 0.9]], 0, costs(lambda n: 1.0, lambda n: 0.01)) == [3]
+    assert lengths_of([[0.9, 0.9, 0.9]], known) == [0]
+    assert lengths_of([[0.9, 0.9, 0.9]], costs(lambda n: 1.0, lambda n: 0.01)) == [3]
 
 
 def test_a_request_that_drafts_well_gets_more_drafts_than_one_that_does_not():
     known = costs(lambda n: 1 + 0.1 * n, lambda n: 0.1)
-    good, bad = best_lengths([[0.95, 0.95, 0.95], [0.05, 0.05, 0.05]], 0, known)
+    good, bad = lengths_of([[0.95, 0.95, 0.95], [0.05, 0.05, 0.05]], known)
     assert good > bad == 0
 
 
@@ -56,17 +61,66 @@ def test_adaptive_drafts_change_no_token(kind, temperature):
     assert [one.tokens for one in adaptive] == [one.tokens for one in standard]
 
 
-def test_a_request_whose_drafts_never_pay_ends_as_standard_decoding():
-    engine = Engine(tiny_model("sequential"), options=ADAPTIVE)
-    engine._controller.costs = costs(lambda n: float(n) ** 2, lambda n: 100.0)
-    engine._controller._arrivals = -1  # the next request is a probe
-    engine.add(Request(prompt=[1, 2, 3], sampling=Sampling(max_tokens=PATIENCE + 20, ignore_eos=True)))
+def finished(engine, tokens):
+    """A request of its own from start to end; the sequence."""
+    engine.add(Request(prompt=[1, 2, 3], sampling=Sampling(max_tokens=tokens, ignore_eos=True)))
     (sequence,) = engine._live.values()
-    assert sequence.module_depth == 3
     while engine.has_work:
         engine.step()
-    assert sequence.module_depth == 0
+    return sequence
+
+
+def test_a_request_whose_drafts_cannot_pay_is_standard_decoding_from_the_start():
+    engine = Engine(tiny_model("sequential"), options=ADAPTIVE)
+    engine._controller.costs = costs(lambda n: float(n) ** 2, lambda n: 100.0)
+    assert finished(engine, 40).module_depth == 0
     assert engine.stats.drafted_per_position == []
+
+
+def test_a_request_whose_drafts_pay_no_more_ends_as_standard_decoding():
+    engine = Engine(tiny_model("sequential"), options=ADAPTIVE)
+    engine._controller.costs = costs(lambda n: 1.0, lambda n: 0.01)
+    engine.add(Request(prompt=[1, 2, 3], sampling=Sampling(max_tokens=100, ignore_eos=True)))
+    (sequence,) = engine._live.values()
+    for _ in range(FIRST + 5):
+        engine.step()
+    assert engine.stats.drafted_per_position
+    assert sequence.module_depth == 3
+    engine._controller.costs = costs(lambda n: float(n) ** 2, lambda n: 100.0)
+    for _ in range(PATIENCE + 1):
+        engine.step()
+    assert sequence.module_depth == 0
+    assert not engine._controller.controls(sequence)
+
+
+def test_probing_costs_no_more_than_its_share_of_the_time():
+    """Perfect drafts would pay, real ones do not: what was drafted stays within REGRET of the seconds spent."""
+    engine = Engine(tiny_model("sequential"), options=ADAPTIVE)
+    known = costs(lambda n: 1 + 0.2 * (n - 1), lambda n: 0.3)
+    known.verified = known.drafted = lambda *_: None  # these are the costs, whatever this machine takes
+    engine._controller.costs = known
+    engine._controller.verified = lambda tokens, _: setattr(
+        engine._controller, "_spent", engine._controller._spent + known.verify(tokens)
+    )
+    engine._controller._everyone.observe(3, 0)
+    for _ in range(200):
+        engine._controller._everyone.observe(3, 0)
+    for _ in range(60):
+        finished(engine, 100)
+    drafted = sum(engine.stats.drafted_per_position)
+    assert 0 < drafted <= 3 * PROBE_STEPS * (1 + 60 * 100 * REGRET / (3 * 0.5 * PROBE_STEPS))
+
+
+def test_costs_follow_the_machine_and_a_single_slow_step_changes_nothing():
+    known = costs(lambda n: float(n), lambda n: 0.5)
+    for _ in range(30):
+        known.verified(1, 2.0)  # everything is twice as slow now
+    assert known.verify(64) == pytest.approx(128.0)
+    assert known.draft(1) == pytest.approx(1.0)
+    for seconds in (64 * 3.0, 64 * 300.0, 64 * 3.0):
+        known.verified(64, seconds)  # and passes of 64 three times
+    assert known.verify(64) == pytest.approx(192.0)
+    assert known.verify(1) == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

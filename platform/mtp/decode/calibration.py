@@ -8,19 +8,24 @@ import torch
 from mtp.decode.blocks import TRASH_BLOCK
 from mtp.decode.costs import StepCosts, measure, sizes_up_to
 from mtp.decode.network import Network, Window
+from mtp.decode.options import EngineOptions
 from mtp.decode.rows import Rows
 from mtp.model import MTPModel
 
+FILLS = (1, 16, 64)
+"""Tokens of a prompt at which filling is measured."""
+
 
 @torch.inference_mode()
-def step_costs(model: MTPModel, network: Network, rows: Rows, most: int) -> StepCosts:
-    """Seconds of a target pass by its tokens, and of one more draft by its rows.
+def step_costs(model: MTPModel, network: Network, rows: Rows, most: int, options: EngineOptions) -> StepCosts:
+    """Seconds of a target pass by its tokens, of one more draft by its rows, and of filling a module's cache.
 
     Args:
         model: whose passes these are.
         network: runs them.
         rows: nobody's yet; left as they were found.
         most: the largest number of drafts a step.
+        options: of the engine.
     """
     size = len(rows.tables)
     tables = rows.tables.copy()
@@ -28,10 +33,12 @@ def step_costs(model: MTPModel, network: Network, rows: Rows, most: int) -> Step
     wait = torch.cuda.synchronize if model.lm_head.weight.device.type == "cuda" else lambda: None
     try:
         verify = measure(_target_pass(model, network, size, wait), sizes_up_to(size * (most + 1)))
-        draft = measure(_draft(model, network, wait), sizes_up_to(size))
+        draft = measure(_draft(model, network, options.draft_vocab_size, wait), sizes_up_to(size))
+        longest = rows.tables.shape[1] * options.block_size
+        fill = measure(_fill(model, network, wait), sorted({min(tokens, longest) for tokens in FILLS}))
     finally:
         rows.tables[:] = tables
-    return StepCosts(verify, draft)
+    return StepCosts(verify, draft, fill)
 
 
 def _target_pass(model: MTPModel, network: Network, size: int, wait: Callable[[], None]) -> Callable[[int], None]:
@@ -46,7 +53,23 @@ def _target_pass(model: MTPModel, network: Network, size: int, wait: Callable[[]
     return run
 
 
-def _draft(model: MTPModel, network: Network, wait: Callable[[], None]) -> Callable[[int], None]:
+def _fill(model: MTPModel, network: Network, wait: Callable[[], None]) -> Callable[[int], None]:
+    def run(tokens: int) -> None:
+        window = _window(np.array([tokens]))
+        ids = _random_tokens(model, 1, tokens)
+        hidden = model.model.embed_tokens(ids)
+        if model.prediction.chained:
+            network.module(1, hidden, ids, window)
+        else:
+            network.horizons(hidden, window)
+        wait()
+
+    return run
+
+
+def _draft(
+    model: MTPModel, network: Network, vocab_size: int | None, wait: Callable[[], None]
+) -> Callable[[int], None]:
     chained = model.prediction.chained
 
     def run(rows: int) -> None:
@@ -54,7 +77,7 @@ def _draft(model: MTPModel, network: Network, wait: Callable[[], None]) -> Calla
         ids = _random_tokens(model, rows, 1)
         hidden = model.model.embed_tokens(ids)
         state = network.module(1, hidden, ids, window) if chained else network.horizons(hidden, window)[0]
-        network.logits(state, horizon=2).argmax(dim=-1)
+        network.logits(state, horizon=2, first=vocab_size).argmax(dim=-1)
         wait()
 
     return run

@@ -3,35 +3,42 @@
     maximise  sum_r (1 + A_r1 + A_r1 A_r2 + ...)  /  (verify(rows + drafts) + sum_k draft(rows that draft k))
 
 A_rk is the chance that draft k of request r stands once those before it do. It is a mean over the request's own past
-that leans on the mean of all requests; the costs are measured at the start and corrected by every step (costs.py).
+that leans on the mean of all requests; the costs are calibrated at the start and corrected by every step (costs.py).
 Decisions depend on the past alone, so acceptance stays exact whatever is decided.
 
-A request whose drafts have not paid for PATIENCE tokens stops keeping up its modules' caches, and from then on costs
-what standard decoding costs. While drafts do not pay, new requests begin so too, but for one in PROBE_EVERY.
+What keeps this from ever costing much more than standard decoding does: a request gets modules only where they promise
+to earn the filling of their caches; one whose drafts have not paid for PATIENCE steps is left to standard decoding for
+good, and costs what that costs; one step in REFRESH is made without drafts, so that both costs are known from the same
+minutes; and while drafts do not pay, single requests probe them for at most REGRET of the time.
 """
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mtp.decode.costs import StepCosts
 from mtp.decode.sequence import Sequence
 
-PATIENCE = 48
-PROBE_EVERY = 24
+PATIENCE = 16
+FIRST, REFRESH = 3, 64
+"""Steps without drafts at a new batch size, and drafting steps between two such steps later."""
+REGRET, PROBE_STEPS = 0.01, 32
+"""Share of the time that probing may cost, and drafting steps of one probe."""
 OPTIMISM = 0.75
 """What is believed of a draft before any was seen."""
 OWN_WEIGHT = 12.0
 """So many trials of its own move a request half way from the mean of all to its own mean."""
-MEMORY = 0.97
-"""Weight of a trial after one more."""
-MARGIN = 1.1
-"""A length has to promise so much more than a shorter one: estimates are noisy, standard decoding is safe."""
+OWN_MEMORY, MEMORY = 0.97, 0.998
+"""Weight of a trial after one more, in a request's mean and in the mean of all."""
+MARGIN = 1.05
+"""Drafts have to promise so much more than standard decoding before they begin; estimates are noisy."""
 
 
 @dataclass
 class Acceptance:
     """Trials and successes of each draft position, older ones weighing less."""
 
+    memory: float
     tried: list[float] = field(default_factory=list)
     stood: list[float] = field(default_factory=list)
 
@@ -41,13 +48,46 @@ class Acceptance:
             self.tried.append(0.0)
             self.stood.append(0.0)
         for k in range(min(accepted + 1, drafted)):
-            self.tried[k] = self.tried[k] * MEMORY + 1.0
-            self.stood[k] = self.stood[k] * MEMORY + (1.0 if k < accepted else 0.0)
+            self.tried[k] = self.tried[k] * self.memory + 1.0
+            self.stood[k] = self.stood[k] * self.memory + (1.0 if k < accepted else 0.0)
 
     def chance(self, k: int, belief: float, weight: float) -> float:
         """Of draft k (from 0), leaning on `belief` like on `weight` trials."""
         tried, stood = (self.tried[k], self.stood[k]) if k < len(self.tried) else (0.0, 0.0)
         return (stood + belief * weight) / (tried + weight)
+
+
+@dataclass
+class Turns:
+    """Steps at one batch size: all without drafts, and those with drafts since the last one without."""
+
+    plain: int = 0
+    drafting: int = 0
+
+    @property
+    def plain_is_due(self) -> bool:
+        """Whether the next step should show what standard decoding costs."""
+        return self.plain < FIRST or self.drafting >= REFRESH
+
+    def count(self, drafts: bool) -> None:
+        """A step of this kind comes next."""
+        self.plain, self.drafting = (self.plain, self.drafting + 1) if drafts else (self.plain + 1, 0)
+
+
+@dataclass
+class Probe:
+    """One request that drafts although drafts do not pay."""
+
+    request: int
+    cost: float
+    steps: int = 0
+
+
+class Choice(NamedTuple):
+    """Draft lengths, and their tokens a second over those of standard decoding, as promised."""
+
+    lengths: list[int]
+    gain: float
 
 
 class DraftController:
@@ -57,22 +97,25 @@ class DraftController:
         """`most`: the largest number of drafts a step."""
         self.costs = costs
         self._most = most
-        self._everyone = Acceptance()
+        self._everyone = Acceptance(MEMORY)
+        self._newcomers: list[Sequence] = []
         self._own: dict[int, Acceptance] = {}
         self._idle: dict[int, int] = {}
-        self._arrivals = 0
+        self._turns: dict[int, Turns] = {}
+        self._drafting = False
+        self._probe: Probe | None = None
+        self._spent = 0.0
+        self._next_probe = 0.0
 
-    def admits(self, rows: int) -> bool:
-        """Whether a new request should keep its modules up, with `rows` requests running beside it."""
-        self._arrivals += 1
-        if self._arrivals % PROBE_EVERY == 0:
-            return True
-        chances = [[self._belief(k) for k in range(self._most)]] * (rows + 1)
-        return best_lengths(chances, 0, self.costs) != [0] * (rows + 1)
+    def meet(self, sequence: Sequence) -> None:
+        """A request has come; what becomes of it is decided before its first pass, by `settle`."""
+        self._newcomers.append(sequence)
 
-    def enter(self, sequence: Sequence) -> None:
-        """From now on choose for this request."""
-        self._own[sequence.id], self._idle[sequence.id] = Acceptance(), 0
+    def settle(self, rows: int) -> None:
+        """Decide how many modules each newcomer keeps up, now that `rows` are known to run together."""
+        for sequence in self._newcomers:
+            self._enter(sequence, rows)
+        self._newcomers.clear()
 
     def controls(self, sequence: Sequence) -> bool:
         """Whether this request's lengths are chosen here."""
@@ -80,15 +123,25 @@ class DraftController:
 
     def leave(self, sequence: Sequence) -> None:
         """The request has ended, or is left to standard decoding."""
+        if sequence in self._newcomers:
+            self._newcomers.remove(sequence)
         self._own.pop(sequence.id, None)
         self._idle.pop(sequence.id, None)
+        if self._probe is not None and self._probe.request == sequence.id:
+            self._end_probe(self._probe)
 
     def observe(self, sequence: Sequence, drafted: int, accepted: int) -> None:
         """So many of a request's drafts stood."""
-        self._everyone.observe(drafted, accepted)
+        if drafted:
+            self._everyone.observe(drafted, accepted)
         if sequence.id in self._own:
             self._own[sequence.id].observe(drafted, accepted)
             self._idle[sequence.id] = 0 if drafted else self._idle[sequence.id] + 1
+
+    def verified(self, tokens: int, seconds: float) -> None:
+        """A step's pass over so many tokens took so long."""
+        self._spent += seconds
+        self.costs.verified(tokens, seconds)
 
     def gave_up(self, sequence: Sequence) -> bool:
         """Whether drafts have not paid for this request for long."""
@@ -96,17 +149,63 @@ class DraftController:
 
     def choose(self, sequences: Items[Sequence], rooms: Items[int], fixed: int) -> list[int]:
         """Draft lengths of controlled requests; `rooms` bounds each, `fixed` counts everybody else's tokens."""
-        chances = [
-            [self._own[sequence.id].chance(k, self._belief(k), OWN_WEIGHT) for k in range(min(room, self._most))]
-            for sequence, room in zip(sequences, rooms, strict=True)
-        ]
-        return best_lengths(chances, fixed, self.costs)
+        turns = self._turns.setdefault((len(sequences) + fixed).bit_length(), Turns())
+        lengths = [0] * len(sequences)
+        if not turns.plain_is_due:
+            chances = [
+                [self._own[sequence.id].chance(k, self._belief(k), OWN_WEIGHT) for k in range(min(room, self._most))]
+                for sequence, room in zip(sequences, rooms, strict=True)
+            ]
+            lengths = best_lengths(chances, fixed, self.costs, 1.0 if self._drafting else MARGIN).lengths
+            self._drafting = any(lengths)
+            if self._probe is not None:
+                self._prolong(self._probe, sequences, rooms, lengths, fixed)
+        turns.count(any(lengths))
+        return lengths
+
+    def _enter(self, sequence: Sequence, rows: int) -> None:
+        belief = [self._belief(k) for k in range(self._most)]
+        choice = best_lengths([belief] * rows, 0, self.costs, MARGIN)
+        depth, filling = max(choice.lengths), self.costs.fill(len(sequence.tokens))
+        share = sequence.remaining * self.costs.verify(rows) / rows
+        if share * (1 - 1 / choice.gain) <= depth * filling:
+            depth = self._most if self._may_probe(rows) else 0
+            if depth:
+                self._probe = Probe(sequence.id, depth * filling)
+        sequence.draft_limit, sequence.module_depth = depth, min(depth, sequence.module_depth)
+        if depth:
+            self._own[sequence.id], self._idle[sequence.id] = Acceptance(OWN_MEMORY), 0
 
     def _belief(self, k: int) -> float:
         return self._everyone.chance(k, OPTIMISM, 2.0)
 
+    def _may_probe(self, rows: int) -> bool:
+        """Only where there is budget, and perfect drafts would pay."""
+        if self._probe is not None or self._spent < self._next_probe:
+            return False
+        return any(best_lengths([[1.0] * self._most] * rows, 0, self.costs, MARGIN).lengths)
 
-def best_lengths(chances: Items[Items[float]], fixed: int, costs: StepCosts) -> list[int]:
+    def _prolong(
+        self, probe: Probe, sequences: Items[Sequence], rooms: Items[int], lengths: list[int], fixed: int
+    ) -> None:
+        """Let the probing request draft, at what it costs more than it was given."""
+        place = next((place for place, one in enumerate(sequences) if one.id == probe.request), None)
+        if place is None:
+            return
+        more = min(rooms[place], self._most) - lengths[place]
+        if more > 0:
+            tokens = len(sequences) + fixed + sum(lengths)
+            lengths[place] += more
+            probe.cost += self.costs.verify(tokens + more) - self.costs.verify(tokens) + more * self.costs.draft(1)
+        probe.steps += 1
+        if probe.steps >= PROBE_STEPS:
+            self._end_probe(probe)
+
+    def _end_probe(self, probe: Probe) -> None:
+        self._probe, self._next_probe = None, self._spent + probe.cost / REGRET
+
+
+def best_lengths(chances: Items[Items[float]], fixed: int, costs: StepCosts, margin: float) -> Choice:
     """The draft length of each request that maximises expected tokens a second.
 
     Drafts are added in the order of their chance to be emitted, and the best number of them is kept: a request's later
@@ -116,6 +215,7 @@ def best_lengths(chances: Items[Items[float]], fixed: int, costs: StepCosts) -> 
         chances: of each request, that draft k stands if all before it do.
         fixed: tokens of the pass that belong to others.
         costs: seconds of passes and drafts.
+        margin: drafts have to promise so many times the tokens a second of standard decoding.
     """
     ranked = []
     for row, own in enumerate(chances):
@@ -126,11 +226,12 @@ def best_lengths(chances: Items[Items[float]], fixed: int, costs: StepCosts) -> 
     ranked.sort()
     lengths, levels = [0] * len(chances), [0] * max((len(own) for own in chances), default=0)
     expected, tokens = float(len(chances)), len(chances) + fixed
-    best, best_rate = list(lengths), MARGIN * expected / costs.verify(tokens)
+    standard = expected / costs.verify(tokens)
+    best, best_rate = Choice(list(lengths), 1.0), margin * standard
     for gain, k, row in ranked:
         lengths[row], levels[k] = k + 1, levels[k] + 1
         expected, tokens = expected - gain, tokens + 1
-        seconds = costs.verify(tokens) + sum(costs.draft(rows) for rows in levels if rows)
-        if expected / seconds > best_rate:
-            best, best_rate = list(lengths), expected / seconds
+        rate = expected / (costs.verify(tokens) + sum(costs.draft(rows) for rows in levels if rows))
+        if rate > best_rate:
+            best, best_rate = Choice(list(lengths), rate / standard), rate
     return best

@@ -1,31 +1,38 @@
-"""What a step costs on this machine: seconds of a target pass by its tokens, and of one draft by its rows.
+"""What a step costs on this machine: seconds of a target pass by its tokens, of one draft by its rows, of a prefill.
 
-Measured once when the engine starts, on passes whose results nobody reads, and corrected by the steps that follow.
-Between measured sizes costs are interpolated, beyond the largest one they grow in proportion.
+Calibrated once when the engine starts, on passes whose results nobody reads. Afterwards every step tells two things:
+how fast the machine is now (`pace`, common to all costs: somebody else's work slows passes of every size), and, where
+its size is not the one that most steps have, how far that size is off the calibration. All by medians, so that a step
+during which the machine did something else counts for nothing.
 """
 
 import bisect
+import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 
-CORRECTION = 0.05
-"""Share of a new measurement in the estimate."""
-OUTLIER = 2.0
-"""A measurement counts as at most so many times the estimate: the machine was busy with something else."""
-REPEATS = 3
+RECENT = 25
+"""Steps that the pace is the median of."""
+KEPT = 9
+"""Measurements of one size that its correction is the median of."""
+ROUNDS, SECONDS = 5, 2.0
+"""A calibration measures every size so often, unless that takes longer than so many seconds."""
 
 
 class Curve:
-    """Seconds over a size, piecewise linear."""
+    """Seconds over a size, piecewise linear between calibrated points, each with a correction."""
 
     def __init__(self, points: Iterable[tuple[int, float]]) -> None:
         """(size, seconds), at least one."""
         ordered = sorted(points)
         self._sizes = [size for size, _ in ordered]
         self._seconds = [seconds for _, seconds in ordered]
+        self._seen: list[deque[float]] = [deque(maxlen=KEPT) for _ in ordered]
+        self._corrections = [1.0] * len(ordered)
 
-    def at(self, size: int) -> float:
-        """Seconds for `size`."""
+    def calibrated(self, size: int) -> float:
+        """Seconds for `size` as first measured; beyond the largest size in proportion."""
         place = bisect.bisect_left(self._sizes, size)
         if place == 0:
             return self._seconds[0]
@@ -35,50 +42,82 @@ class Curve:
         share = (size - low) / (high - low)
         return self._seconds[place - 1] * (1 - share) + self._seconds[place] * share
 
-    def correct(self, size: int, seconds: float) -> None:
-        """Move the points around `size` towards a measurement."""
-        error = min(seconds, OUTLIER * self.at(size)) / self.at(size) - 1
+    def point(self, size: int) -> int:
+        """The number of the calibrated point nearest to `size`."""
         place = min(bisect.bisect_left(self._sizes, size), len(self._sizes) - 1)
-        for near in {max(place - 1, 0), place} if self._sizes[place] != size else {place}:
-            self._seconds[near] *= 1 + CORRECTION * error
+        nearer_below = place > 0 and size - self._sizes[place - 1] < self._sizes[place] - size
+        return place - 1 if nearer_below else place
+
+    def correction(self, size: int) -> float:
+        """What steps of about this size took, over what the calibration says."""
+        return self._corrections[self.point(size)]
+
+    def observe(self, size: int, ratio: float) -> None:
+        """A step took `ratio` times the calibrated seconds, the pace taken out."""
+        point = self.point(size)
+        self._seen[point].append(ratio)
+        self._corrections[point] = statistics.median(self._seen[point])
+
+    def observations(self, size: int) -> int:
+        """Measurements that the correction of about this size stands on."""
+        return len(self._seen[self.point(size)])
+
+    def at(self, size: int) -> float:
+        """Seconds for `size`, corrected."""
+        return self.calibrated(size) * self.correction(size)
 
 
 class StepCosts:
-    """The two curves of an engine."""
+    """The costs of one engine."""
 
-    def __init__(self, verify: Curve, draft: Curve) -> None:
+    def __init__(self, verify: Curve, draft: Curve, fill: Curve) -> None:
+        """`fill`: seconds over tokens of one module's pass over a prompt."""
         self._verify = verify
         self._draft = draft
+        self._fill = fill
+        self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT)
+        self._pace = 1.0
 
     def verify(self, tokens: int) -> float:
         """Seconds of a target pass over so many tokens, with all that is done about its result."""
-        return self._verify.at(tokens)
+        return self._verify.at(tokens) * self._pace
 
     def draft(self, rows: int) -> float:
         """Seconds of one more draft for so many requests."""
-        return self._draft.at(rows)
+        return self._draft.at(rows) * self._pace
+
+    def fill(self, tokens: int) -> float:
+        """Seconds in which one module catches up with so many tokens of a prompt."""
+        return self._fill.at(tokens) * self._pace
 
     def verified(self, tokens: int, seconds: float) -> None:
         """A step's pass took so long."""
-        self._verify.correct(tokens, seconds)
+        point, ratio = self._verify.point(tokens), seconds / self._verify.calibrated(tokens)
+        self._recent.append((point, ratio / self._verify.correction(tokens)))
+        self._pace = statistics.median(value for _, value in self._recent)
+        alike = sum(other == point for other, _ in self._recent)
+        if 2 * alike <= len(self._recent):  # what most steps do is the pace; the others are measured against it
+            self._verify.observe(tokens, ratio / self._pace)
 
     def drafted(self, rows: int, levels: int, seconds: float) -> None:
         """`levels` drafts in a row, for `rows` requests at first, took so long together."""
-        self._draft.correct(rows, seconds / levels)
+        self._draft.observe(rows, seconds / levels / self._draft.calibrated(rows) / self._pace)
 
 
-def measure(run: Callable[[int], object], sizes: Iterable[int]) -> Curve:
-    """The fastest of a few runs at each size, after one that warms up."""
-    points = []
+def measure(run: Callable[[int], object], sizes: Sequence[int]) -> Curve:
+    """The median of a few runs at each size, taken in turns, after one that warms up."""
+    seconds: dict[int, list[float]] = {size: [] for size in sizes}
     for size in sizes:
         run(size)
-        seconds = []
-        for _ in range(REPEATS):
-            began = time.perf_counter()
+    began = time.perf_counter()
+    for done in range(ROUNDS):
+        if done and time.perf_counter() - began > SECONDS * done / ROUNDS:
+            break
+        for size in sizes:
+            start = time.perf_counter()
             run(size)
-            seconds.append(time.perf_counter() - began)
-        points.append((size, min(seconds)))
-    return Curve(points)
+            seconds[size].append(time.perf_counter() - start)
+    return Curve((size, statistics.median(found)) for size, found in seconds.items())
 
 
 def sizes_up_to(most: int) -> list[int]:

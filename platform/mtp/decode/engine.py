@@ -76,12 +76,9 @@ class Engine:
         modules = drafts if request.speculation.decoder in MODULE_DECODERS else 0
         if not self.model.prediction.chained:
             modules = min(modules, 1)
-        controller = self._controller if is_adaptive(request.speculation) else None
-        if controller is not None and not controller.admits(self.running):
-            drafts = modules = 0
         sequence = Sequence(next(self._ids), request, self._scheduler.now, drafts, modules)
-        if controller is not None and drafts:
-            controller.enter(sequence)
+        if self._controller is not None and is_adaptive(request.speculation):
+            self._controller.meet(sequence)
         if request.sampling.penalised:
             sequence.counts = TokenCounts(request.prompt, self.model.config.vocab_size, self._device)
         if request.sampling.constrained:
@@ -149,6 +146,8 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[StepOutput]:
         """Do one step's work; returns what it brought, one output a request that got tokens or ended."""
+        if self._controller is not None:
+            self._controller.settle(min(len(self._live), self.options.max_batch_size))
         plan = self._scheduler.plan()
         outputs: list[StepOutput] = []
         alive: list[Sequence] = []
@@ -198,7 +197,7 @@ class Engine:
         seconds = time.perf_counter() - began
         self.stats.verify_seconds += seconds
         if self._controller is not None:
-            self._controller.costs.verified(int(drafts.sum()) + len(drafts), seconds)
+            self._controller.verified(int(drafts.sum()) + len(drafts), seconds)
         return alive
 
     def _target_pass(self, sequences: list[Sequence], counts: np.ndarray) -> tuple[np.ndarray, Tensor, Tensor]:

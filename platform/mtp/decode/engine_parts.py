@@ -62,7 +62,7 @@ def build_parts(
     verifier = Verifier(eos_ids, config.vocab_size, weight.device)
     controller: DraftController | None = None
     if options.adaptive_drafts and drafts:
-        controller = DraftController(step_costs(model, network, rows, drafts), drafts)
+        controller = DraftController(step_costs(model, network, rows, drafts, options), drafts)
     modules: ModuleDrafter | None = None
     if depth:
         modules = ModuleDrafter(model, network, rows, depth, size, options.draft_vocab_size)
