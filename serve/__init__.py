@@ -1,1 +1,1 @@
-"""Layer 5: the Ray Serve application. Ingress and engine share one deployment; training is never imported."""
+"""Layer 5: the Ray Serve application. Gateways speak HTTP, replicas decode; training is never imported."""

@@ -130,6 +130,7 @@ def _card(service: Service, name: str) -> dict[str, Any]:
         "max_model_len": main.max_model_len,
         "n_future": main.description.n_future,
         "decoder": main.description.decoder,
+        "engine": main.description.engine,
         "versions": [{"uri": one.uri, "weight": weight} for weight, one in versions],
         "card": main.card,
     }

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from mtp.decode import Request, TokenLogprob
 from serve.api_keys import APIKey
 from serve.choices import Choice, opened, run_all, stream_all
-from serve.completions import totals
+from serve.completions import speculation_of, totals
 from serve.protocol import ChatRequest
 from serve.service import ServedModel, Service
 from serve.sse import event_stream
@@ -40,7 +40,7 @@ def _choices(model: ServedModel, body: ChatRequest) -> list[Choice]:
         room = min(room, model.config.max_completion_tokens)
     max_tokens = body.max_completion_tokens or body.max_tokens or room
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    speculation = body.speculate(model.description.decoder, model.config.num_draft_tokens)
+    speculation = speculation_of(model, body)
     choices = []
     for number in range(body.choices_per_prompt):
         sampling = body.sampling(max_tokens=max_tokens, choice=number, logprobs=logprobs, prompt_logprobs=False)

@@ -8,11 +8,11 @@ from typing import Any
 
 from fastapi.responses import JSONResponse, Response
 
-from mtp.decode import Request, TokenLogprob
+from mtp.decode import Request, Speculation, TokenLogprob
 from serve.api_keys import APIKey
 from serve.choices import Choice, opened, run_all, stream_all
 from serve.errors import APIError
-from serve.protocol import MAX_CHOICES, CompletionRequest
+from serve.protocol import MAX_CHOICES, CompletionRequest, Generating
 from serve.service import ServedModel, Service
 from serve.sse import event_stream
 from serve.text_stream import Delta, TextStream, piece
@@ -54,7 +54,7 @@ def _choices(model: ServedModel, body: CompletionRequest) -> list[Choice]:
     if len(prompts) * body.choices_per_prompt > MAX_CHOICES:
         raise APIError(400, f"prompts times n is more than {MAX_CHOICES}; send them in several requests", param="n")
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    speculation = body.speculate(model.description.decoder, model.config.num_draft_tokens)
+    speculation = speculation_of(model, body)
     scored = bool(body.echo) and (body.logprobs is not None or max_tokens == 0)
     choices: list[Choice] = []
     for prompt in prompts:
@@ -66,6 +66,20 @@ def _choices(model: ServedModel, body: CompletionRequest) -> list[Choice]:
             request = Request(prompt=ids, sampling=sampling, speculation=speculation)
             choices.append(Choice(len(choices), ids, request, TextStream(model.tokenizer, body.stops)))
     return choices
+
+
+def speculation_of(model: ServedModel, body: Generating) -> Speculation:
+    """As asked for, else as this model is served.
+
+    Raises:
+        APIError: origins are asked of an engine that does not know them.
+    """
+    engine = model.description.engine
+    if body.speculation.origins and engine != "native":
+        raise APIError(
+            400, f"speculation.origins: {engine}, which serves this model, does not tell them", param="speculation"
+        )
+    return body.speculate(model.description.decoder, model.config.num_draft_tokens)
 
 
 async def _chunks(

@@ -65,6 +65,16 @@ class EngineLoop:
         self._thread.start()
 
     @property
+    def max_model_len(self) -> int:
+        """Most tokens of prompt and output together."""
+        return self._engine.max_model_len
+
+    @property
+    def cache_use(self) -> float:
+        """Share of the cache in use, 0 to 1."""
+        return self._engine.cache_use
+
+    @property
     def alive(self) -> bool:
         """Whether the engine works."""
         return self._thread.is_alive() and self._failure is None

@@ -93,7 +93,7 @@ class Gateway:
         handle = serve.get_deployment_handle(ENGINE_DEPLOYMENT, route.app)
         description = await handle.describe.remote()
         resumed = partial(self.service.metrics.resumed, route.name, route.uri)
-        engine = RemoteEngine(handle, on_resume=resumed)
+        engine = RemoteEngine(handle, on_resume=resumed, seeds=description.engine == "native")
         return ServedModel(route.name, route.app, route.config, description, engine, route.card)
 
 

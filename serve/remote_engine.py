@@ -26,10 +26,17 @@ MAX_REPLICAS_LOST = 3
 class RemoteEngine:
     """Has the interface of EngineLoop.submit."""
 
-    def __init__(self, handle: "DeploymentHandle[Any]", on_resume: Callable[[], None] = lambda: None) -> None:
-        """`on_resume` is told of every request that goes on on another replica."""
+    def __init__(
+        self, handle: "DeploymentHandle[Any]", on_resume: Callable[[], None] = lambda: None, *, seeds: bool = True
+    ) -> None:
+        """`on_resume` is told of every request that goes on on another replica.
+
+        With `seeds` a request without a seed gets one, so that another replica draws what the first would have drawn;
+        not for engines that cannot.
+        """
         self._handle = handle.options(stream=True, method_name="generate")
         self._on_resume = on_resume
+        self._seeds = seeds
 
     @asynccontextmanager
     async def submit(self, request: Request) -> AsyncIterator[AsyncIterator[list[StepOutput]]]:
@@ -39,8 +46,7 @@ class RemoteEngine:
             UsageError: the engine refuses the request.
             APIError: too many requests wait (429), or no replica lives (503).
         """
-        seeded = _with_seed(request)
-        attempt = _Attempt(self._handle, seeded)
+        attempt = _Attempt(self._handle, _with_seed(request) if self._seeds else request)
         await self._open(attempt)
         steps = self._steps(attempt)
         try:
@@ -130,7 +136,7 @@ class _Attempt:
 
 
 def _with_seed(request: Request) -> Request:
-    """With a seed of its own, so that another replica draws what this one would have drawn."""
+    """With a seed of its own, if it has none."""
     if request.sampling.seed is not None:
         return request
     sampling = dataclasses.replace(request.sampling, seed=random.getrandbits(63))

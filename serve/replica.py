@@ -26,6 +26,8 @@ class Description:
     n_future: int
     decoder: str
     """Used when a request names none."""
+    engine: str = "native"
+    """What decodes, by the name that `serve.engine` has for it."""
 
 
 class Replica:
@@ -46,6 +48,7 @@ class Replica:
             max_model_len=loaded.engine.max_model_len,
             n_future=loaded.n_future,
             decoder=loaded.decoder,
+            engine=loaded.engine_name,
         )
 
     async def generate(self, request: Request) -> AsyncIterator[list[StepOutput]]:
@@ -53,21 +56,21 @@ class Replica:
 
         Raises:
             UsageError: the engine refuses the request.
-            EngineStoppedError: the engine's thread has ended.
+            EngineStoppedError: the engine has stopped.
         """
-        async with self._loaded.loop.submit(request) as outputs:
+        async with self._loaded.engine.submit(request) as outputs:
             yield []
             async for steps in outputs:
                 yield steps
 
     def check_health(self) -> None:
         """Ray Serve replaces the replica when this raises."""
-        if not self._loaded.loop.alive:
-            raise RuntimeError("the engine's thread has ended")
+        if not self._loaded.engine.alive:
+            raise RuntimeError("the engine has stopped")
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What autoscaling.py reads."""
-        return self._loaded.load_now()
+        return self._loaded.metrics.load()
 
     async def record_routing_stats(self) -> dict[str, float]:
         """What prefix_router.py reads."""

@@ -38,10 +38,14 @@ async function loadModels() {
   showModel();
 }
 
+const chosen = () => models.find((one) => one.id === $("model").value);
+// Other engines than our own decode every request alike, and do not tell how a token came.
+const isNative = (model) => !model || model.engine === "native";
+
 function showModel() {
-  const model = models.find((one) => one.id === $("model").value);
+  const model = chosen();
   if (!model) return;
-  const most = Math.max(model.n_future - 1, 0);
+  const most = isNative(model) ? Math.max(model.n_future - 1, 0) : 0;
   const options = [new Option("as served", "")];
   for (let k = 1; k <= most; k++) options.push(new Option(String(k), String(k)));
   $("drafts").replaceChildren(...options);
@@ -53,6 +57,7 @@ function showModel() {
     ["serves", model.versions.map((one) => `${one.uri}${model.versions.length > 1 ? ` (weight ${one.weight})` : ""}`).join(", ")],
     ["context", `${model.max_model_len} tokens`],
     ["horizons", model.n_future],
+    ["engine", isNative(model) ? null : model.engine],
     ["perplexity", card.perplexity && card.perplexity.toFixed(2)],
     ["acceptance", card.acceptance && card.acceptance.length ? percent(card.acceptance) : null],
     ["tokens per step", card.tokens_per_step && card.tokens_per_step.toFixed(2)],
@@ -109,7 +114,9 @@ function request(decoder) {
     ...(seed === "" ? {} : { seed: Number(seed) }),
     stream: true,
     stream_options: { include_usage: true, continuous_usage_stats: true },
-    speculation: { decoder, origins: true, ...(drafts ? { num_draft_tokens: Number(drafts) } : {}) },
+    ...(isNative(chosen())
+      ? { speculation: { decoder, origins: true, ...(drafts ? { num_draft_tokens: Number(drafts) } : {}) } }
+      : {}),
   };
 }
 
@@ -131,9 +138,9 @@ async function decode(panel, signal) {
   if (!response.ok) throw new Error(await failure(response));
   for await (const event of events(response)) {
     if (event.error) throw new Error(event.error.message);
-    for (const [text, origin] of event.choices.flatMap((choice) => choice.origins || [])) {
-      const item = swatch(origin, text);
-      item.title = origin ? `accepted draft ${origin}` : "the target's own";
+    for (const [text, origin] of event.choices.flatMap((choice) => choice.origins || [[choice.text, null]])) {
+      const item = swatch(origin || 0, text);
+      if (origin !== null) item.title = origin ? `accepted draft ${origin}` : "the target's own";
       output.append(item);
     }
     output.scrollTop = output.scrollHeight;
@@ -154,11 +161,11 @@ async function generate(event) {
   running = new AbortController();
   $("run").disabled = true;
   $("stop").disabled = false;
-  const model = models.find((one) => one.id === $("model").value);
-  const plain = model && model.n_future === 1;
+  const model = chosen();
+  const plain = model && model.decoder === "standard";
   try {
     for (const panel of document.querySelectorAll("#panels section")) {
-      const wanted = panel.dataset.decoder === "mtp" ? !plain : plain || $("compare").checked;
+      const wanted = panel.dataset.decoder === "mtp" ? !plain : plain || ($("compare").checked && isNative(model));
       panel.hidden = !wanted;
       if (wanted) await decode(panel, running.signal); // one after the other: side by side in fairness
     }

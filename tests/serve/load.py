@@ -22,7 +22,7 @@ GREEDY = {
 
 
 class Load:
-    """`texts` of streams that ended well, `faults` of the others."""
+    """`texts` of streams that ended well, `faults` of the others; told in a line at the end (pytest -s shows it)."""
 
     def __init__(self, url, model, width=16, **changes):
         self.texts, self.faults = [], []
@@ -39,6 +39,15 @@ class Load:
         self._stop.set()
         for thread in self._threads:
             thread.join(120)
+        print(f"\n{len(self._threads)} at a time: {self.figures()}", flush=True)
+
+    def figures(self):
+        """How the streams ended."""
+        cut = sum("cut off" in fault for fault in self.faults)
+        failed = len(self.faults) - cut
+        return (
+            f"{len(self.texts)} streams whole, {failed} failed, {cut} cut off, {len(set(self.texts))} different texts"
+        )
 
     def _run(self):
         with httpx.Client(base_url=self._url, timeout=120) as client:
@@ -83,7 +92,6 @@ def main():
             time.sleep(15)
             memory = ", ".join(f"{size:.0f}" for size in replica_memory().values())
             print(f"{len(load.texts)} whole, {len(load.faults)} failed; replicas' MiB: {memory}", flush=True)
-    print(f"{len(load.texts)} streams whole, {len(load.faults)} failed, {len(set(load.texts))} different texts")
     for fault in load.faults[:5]:
         print(fault)
 

@@ -33,6 +33,12 @@ class ServeConfig(Section):
     """Served models: where they listen, who may use them, and how their replicas decode."""
 
     app_name: str = Field(default="mtp", pattern=r"^[a-z][a-z0-9-]{0,30}$")
+    engine: Literal["native", "vllm"] = "native"
+    """What decodes: this platform's own engine, or vLLM in an environment of its own, for big models on GPUs."""
+    vllm_python: str | None = None
+    """Engine `vllm`: the interpreter of that environment on every node; unset: the replica's own."""
+    vllm_args: tuple[str, ...] = ()
+    """Engine `vllm`: more arguments of its server, such as --tensor-parallel-size=2."""
     host: str = "127.0.0.1"
     """Other addresses need API keys (`mtp keys add`); without any the endpoint stays on the loopback address."""
     port: int = Field(default=8000, gt=0, lt=65536)
@@ -87,3 +93,14 @@ class ServeConfig(Section):
     """How often a deployment of models:/NAME@ALIAS looks whether the alias has moved."""
     telemetry_minutes: PositiveFloat = 5
     """How often measured acceptance is written to the model's version in the registry."""
+
+    @model_validator(mode="after")
+    def _settings_fit_the_engine(self) -> Self:
+        theirs = {"draft_vocab_size": None, "quantization": "none"}
+        wrong = [name for name, neutral in theirs.items() if getattr(self, name) != neutral]
+        wrong += ["compiled_step"] if self.compiled_step == "on" else []
+        if self.engine == "vllm" and wrong:
+            raise ValueError(f"{' and '.join(wrong)} belong to engine native, and engine is vllm; leave them out")
+        if self.engine == "native" and (self.vllm_python or self.vllm_args):
+            raise ValueError("vllm_python and vllm_args belong to engine vllm, and engine is native; set serve.engine")
+        return self
