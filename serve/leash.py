@@ -1,4 +1,4 @@
-"""A command on a leash: `python leash.py FOLDER COMMAND...` ends it, with all its children, when stdin closes.
+"""A command on a leash: `python leash.py FOLDER COMMAND...` ends it and its children when stdin closes, or on SIGTERM.
 
 Whoever holds the other end of the pipe closes it even by being killed, so nothing that it started outlives it. FOLDER,
 the command's private one, is removed last. Standard library alone, since it is started by its path.
@@ -19,6 +19,7 @@ GRACE_S = 10.0
 def main(folder: str, command: list[str]) -> int:
     """The command's exit code, or minus the signal that ended it."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    signal.signal(signal.SIGTERM, lambda number, frame: _signal(process.pid, signal.SIGTERM))
     threading.Thread(target=_end_with_stdin, args=(process.pid,), daemon=True).start()
     code = process.wait()
     _signal(process.pid, signal.SIGKILL)  # what it may have left behind

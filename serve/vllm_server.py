@@ -44,9 +44,9 @@ class VLLMServer:
         private = Path(tempfile.mkdtemp(prefix="mtp-vllm-"))
         self._log = (private / "log").open("w+b")  # held open: it can be read when the folder is gone
         self._socket = private / "socket"
-        export_hf(folder, private / "model", without_modules=not num_draft_tokens)
+        self._export = export_hf(folder, private / "model", without_modules=not num_draft_tokens)
         model = load_model_config(folder)
-        words = arguments(private / "model", self._socket, config, model, num_draft_tokens)
+        words = arguments(self._export, self._socket, config, model, num_draft_tokens)
         leash = [sys.executable, "-I", str(Path(__file__).with_name("leash.py")), str(private)]
         self._process = subprocess.Popen(
             [*leash, python, "-m", "vllm.entrypoints.openai.api_server", *words],
@@ -64,7 +64,7 @@ class VLLMServer:
         return self._process.poll() is None
 
     def wait(self) -> None:
-        """Until it answers.
+        """Until it answers; the exported weights are then in its memory, and their files are removed.
 
         Raises:
             MTPError: it has ended, or does not answer; with its last words.
@@ -72,11 +72,10 @@ class VLLMServer:
         deadline = time.monotonic() + START_TIMEOUT_S
         with self.client() as client:
             while time.monotonic() < deadline and self.alive:
-                try:
-                    if client.get("/health").status_code == httpx.codes.OK:
-                        return
-                except httpx.TransportError:
-                    pass  # not listening yet
+                if _answers(client):
+                    for file in self._export.glob("*.safetensors"):
+                        file.unlink()
+                    return
                 time.sleep(0.2)
         self.stop()
         raise MTPError(f"vLLM did not start: {self._last_words()}")
@@ -143,6 +142,13 @@ def environment(python: str, config: ServeConfig, model: ModelConfig) -> dict[st
         found.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
         found["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # or every replica binds to the same cores
     return found
+
+
+def _answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/health").status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False  # not listening yet
 
 
 def _require_vllm(python: str) -> None:
