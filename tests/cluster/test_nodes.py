@@ -49,7 +49,9 @@ def test_nodes_join_on_the_loopback_address_and_a_lost_one_is_replaced_by_up_aga
             query = f"{state.prometheus_url}/api/v1/query"
             scraped = wait_until(lambda: httpx.get(query, params={"query": "up == 1"}).json()["data"]["result"])
             assert {one["metric"]["job"] for one in scraped} == {"ray"}
-        psutil.Process(state.nodes["node-1"].pid).kill()
+        lost = psutil.Process(state.nodes["node-1"].pid)
+        lost.kill()
+        psutil.wait_procs([lost], timeout=30)
         assert load_state() is not None, "a lost node is no broken cluster"
         again = up(config)
         assert again.cluster_id == state.cluster_id and again.nodes["node-1"] != state.nodes["node-1"]
