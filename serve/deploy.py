@@ -28,6 +28,9 @@ READY_TIMEOUT_S = 180.0
 SETTLE_S = 1.0
 """A request that chose the old version a moment ago reaches it before it stops taking any."""
 LOOPBACK = "127.0.0.1"
+BESIDE_THE_PROXY = {"node:__internal_head__": 0.001}
+"""Where the proxy is, gateways are too: the loss of another node takes none of them, and no answer with it."""
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 OnNote = Callable[[str], None]
 
@@ -217,7 +220,7 @@ def _tell(told: GatewayConfig, config: ServeConfig) -> None:
         max_constructor_retry_count=1,
         graceful_shutdown_timeout_s=30,
         user_config=told.model_dump(mode="json"),
-        ray_actor_options={"num_cpus": 0.1, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}},
+        ray_actor_options={"num_cpus": 0, "resources": BESIDE_THE_PROXY, "runtime_env": {"env_vars": ONE_THREAD}},
     ).options(version=_code_version(config), _internal=True)  # or every new route would restart all gateways
     try:
         serve.run(deployment.bind(), name=config.app_name, route_prefix="/", blocking=False)

@@ -22,9 +22,9 @@ def wait_for(condition, seconds=60):
         time.sleep(0.2)
 
 
-def value_of(page, name):
-    """Sum of a metric's samples in Prometheus' text."""
-    lines = [line for line in page.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
+def value_of(page, name, label=""):
+    """Sum of a metric's samples in Prometheus' text, of those with a label such as model_name="toy"."""
+    lines = [line for line in page.splitlines() if line.startswith((f"{name}{{", f"{name} ")) and label in line]
     return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 

@@ -21,11 +21,17 @@ GREEDY = {
 }
 
 
+BROKEN = ("cut off", "RemoteProtocolError", "ReadError")
+"""How a stream that had begun and did not end well is known; others were refused."""
+
+
 class Load:
     """`texts` of streams that ended well, `faults` of the others; told in a line at the end (pytest -s shows it)."""
 
-    def __init__(self, url, model, width=16, **changes):
+    def __init__(self, url, model, width=16, pause_s=0.0, **changes):
+        """`pause_s`: how long a thread waits when a stream has failed."""
         self.texts, self.faults = [], []
+        self._pause_s = pause_s
         self._url, self._body = url, GREEDY | {"model": model} | changes
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(width)]
@@ -43,7 +49,7 @@ class Load:
 
     def figures(self):
         """How the streams ended."""
-        cut = sum("cut off" in fault for fault in self.faults)
+        cut = sum(any(sign in fault for sign in BROKEN) for fault in self.faults)
         failed = len(self.faults) - cut
         return (
             f"{len(self.texts)} streams whole, {failed} failed, {cut} cut off, {len(set(self.texts))} different texts"
@@ -56,6 +62,7 @@ class Load:
                     self.texts.append(stream(client, self._body))
                 except Exception as error:
                     self.faults.append(repr(error))
+                    self._stop.wait(self._pause_s)
 
 
 def stream(client, body):
