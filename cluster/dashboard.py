@@ -1,7 +1,7 @@
-"""The Grafana dashboard of the endpoint, written down as panels and their queries: `python -m cluster.dashboard FILE`.
+"""The Grafana dashboards, written down as panels and queries: `python -m cluster.dashboard` writes cluster/grafana.
 
-`cluster/grafana/serving.json` is its output. Metrics reach Prometheus from Ray's agents, which put `ray_` before every
-name. Knows names and PromQL; nothing of how they are counted.
+What each shows is in dashboard_serving.py, dashboard_training.py and dashboard_data.py. Metrics reach Prometheus from
+Ray's agents, which put `ray_` before every name. Knows names and PromQL; nothing of how they are counted.
 """
 
 import json
@@ -9,145 +9,72 @@ import sys
 from pathlib import Path
 from typing import Any
 
-FILE = Path(__file__).parent / "grafana" / "serving.json"
+from cluster import dashboard_data, dashboard_serving, dashboard_training
+from cluster.dashboard_panel import Panel
 
-RATE = 'sum(rate(ray_{name}{{model_name=~"$model"}}[$__rate_interval])) by ({by})'
-QUANTILE = 'histogram_quantile({q}, sum(rate(ray_{name}_bucket{{model_name=~"$model"}}[$__rate_interval])) by (le))'
-SUM = 'sum(ray_{name}{{model_name=~"$model"}}) by ({by})'
-
-
-def rate(name: str, by: str = "model_name") -> str:
-    """Of a counter (Prometheus knows it with `_total`)."""
-    return RATE.format(name=f"{name}_total", by=by)
-
-
-def quantiles(name: str) -> list[tuple[str, str]]:
-    """p50 and p99 of a histogram."""
-    return [(f"p{round(100 * q)}", QUANTILE.format(q=q, name=name)) for q in (0.5, 0.99)]
+FOLDER = Path(__file__).parent / "grafana"
+DASHBOARDS: dict[str, tuple[list[Panel], dict[str, str]]] = {
+    "serving": (dashboard_serving.PANELS, dashboard_serving.VARIABLES),
+    "training": (dashboard_training.PANELS, dashboard_training.VARIABLES),
+    "data": (dashboard_data.PANELS, dashboard_data.VARIABLES),
+}
+_SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 
-def gauge(name: str, by: str = "model_name") -> str:
-    """Of all replicas together."""
-    return SUM.format(name=name, by=by)
+def dashboard(name: str = "serving") -> dict[str, Any]:
+    """One of DASHBOARDS as Grafana imports it."""
+    panels, variables = DASHBOARDS[name]
+    return {
+        "title": f"MTP {name}",
+        "uid": f"mtp-{name}",
+        "schemaVersion": 39,
+        "refresh": "10s",
+        "time": {"from": "now-30m", "to": "now"},
+        "templating": {
+            "list": [
+                {"name": "datasource", "type": "datasource", "query": "prometheus"},
+                *(_variable(*one) for one in variables.items()),
+            ]
+        },
+        "panels": [_panel(number, panel) for number, panel in enumerate(panels)],
+    }
 
 
-PANELS: list[tuple[str, str, list[tuple[str, str]]]] = [
-    (
-        "HTTP answers",
-        "reqps",
-        [("{{path}} {{status}}", "sum(rate(ray_mtp_http_requests_total[$__rate_interval])) by (path, status)")],
-    ),
-    ("Generation requests by outcome", "reqps", [("{{outcome}}", rate("mtp_request_success", "outcome"))]),
-    ("Time to first token", "s", quantiles("mtp_time_to_first_token_seconds")),
-    ("Between tokens", "s", quantiles("mtp_inter_token_latency_seconds")),
-    ("Time per output token", "s", quantiles("mtp_time_per_output_token_seconds")),
-    ("End to end", "s", quantiles("mtp_e2e_request_latency_seconds")),
-    ("Waiting for a replica", "s", quantiles("mtp_request_queue_time_seconds")),
-    ("Prefill", "s", quantiles("mtp_request_prefill_time_seconds")),
-    ("Decoding", "s", quantiles("mtp_request_decode_time_seconds")),
-    (
-        "Requests",
-        "short",
-        [
-            ("at the gateways {{model_name}}", gauge("mtp_gateway_requests_active")),
-            ("running {{model_name}}", gauge("mtp_num_requests_running")),
-            ("waiting {{model_name}}", gauge("mtp_num_requests_waiting")),
-        ],
-    ),
-    (
-        "Tokens",
-        "short",
-        [
-            ("in {{model_name}}", rate("mtp_prompt_tokens")),
-            ("generated {{model_name}}", rate("mtp_generation_tokens")),
-            ("sent {{model_name}}", rate("mtp_completion_tokens")),
-        ],
-    ),
-    (
-        "Tokens per step",
-        "short",
-        [("{{model_uri}}", 'avg(ray_mtp_tokens_per_step{model_name=~"$model"}) by (model_uri)')],
-    ),
-    (
-        "Acceptance by position",
-        "percentunit",
-        [
-            (
-                "position {{position}}",
-                f"{rate('mtp_spec_decode_num_accepted_tokens_per_pos', 'position')} / ignoring(position) group_left "
-                f'sum(rate(ray_mtp_spec_decode_num_drafts_total{{model_name=~"$model"}}[$__rate_interval]))',
-            )
-        ],
-    ),
-    ("Drafts chosen a step (K)", "short", [("K = {{drafts}}", rate("mtp_spec_decode_steps", "drafts"))]),
-    (
-        "Drafted and accepted",
-        "short",
-        [
-            ("drafted", rate("mtp_spec_decode_num_draft_tokens")),
-            ("accepted", rate("mtp_spec_decode_num_accepted_tokens")),
-        ],
-    ),
-    (
-        "Cache in use",
-        "percentunit",
-        [("{{model_uri}}", 'avg(ray_mtp_kv_cache_usage_perc{model_name=~"$model"}) by (model_uri)')],
-    ),
-    (
-        "Prefix cache hits",
-        "percentunit",
-        [("{{model_name}}", f"{rate('mtp_prefix_cache_hits')} / {rate('mtp_prefix_cache_queries')}")],
-    ),
-    (
-        "Preempted and resumed requests",
-        "short",
-        [("preempted", rate("mtp_num_preemptions")), ("resumed elsewhere", rate("mtp_requests_resumed"))],
-    ),
-]
-
-
-def dashboard() -> dict[str, Any]:
-    """As Grafana imports it."""
-    source = {"type": "prometheus", "uid": "${datasource}"}
-    model = {
-        "name": "model",
+def _variable(name: str, query: str) -> dict[str, Any]:
+    """What can be chosen at the top of the page; everything to begin with."""
+    return {
+        "name": name,
         "type": "query",
-        "datasource": source,
-        "query": "label_values(ray_mtp_num_requests_running, model_name)",
+        "datasource": _SOURCE,
+        "query": query,
         "includeAll": True,
         "multi": True,
         "refresh": 2,
     }
-    panels = [
-        {
-            "id": number + 1,
-            "title": title,
-            "type": "timeseries",
-            "datasource": source,
-            "gridPos": {"h": 8, "w": 8, "x": number % 3 * 8, "y": number // 3 * 8},
-            "fieldConfig": {"defaults": {"unit": unit, "min": 0}, "overrides": []},
-            "targets": [
-                {"refId": chr(65 + place), "expr": query, "legendFormat": legend, "datasource": source}
-                for place, (legend, query) in enumerate(queries)
-            ],
-        }
-        for number, (title, unit, queries) in enumerate(PANELS)
-    ]
+
+
+def _panel(number: int, panel: Panel) -> dict[str, Any]:
+    """Three to a row."""
+    title, unit, queries = panel
     return {
-        "title": "MTP serving",
-        "uid": "mtp-serving",
-        "schemaVersion": 39,
-        "refresh": "10s",
-        "time": {"from": "now-30m", "to": "now"},
-        "templating": {"list": [{"name": "datasource", "type": "datasource", "query": "prometheus"}, model]},
-        "panels": panels,
+        "id": number + 1,
+        "title": title,
+        "type": "timeseries",
+        "datasource": _SOURCE,
+        "gridPos": {"h": 8, "w": 8, "x": number % 3 * 8, "y": number // 3 * 8},
+        "fieldConfig": {"defaults": {"unit": unit, "min": 0}, "overrides": []},
+        "targets": [
+            {"refId": chr(65 + place), "expr": query, "legendFormat": legend, "datasource": _SOURCE}
+            for place, (legend, query) in enumerate(queries)
+        ],
     }
 
 
-def main(file: Path = FILE) -> None:
-    """Write the file."""
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(dashboard(), indent=2) + "\n")
+def main(folder: Path = FOLDER) -> None:
+    """Write the files."""
+    folder.mkdir(exist_ok=True)
+    for name in DASHBOARDS:
+        (folder / f"{name}.json").write_text(json.dumps(dashboard(name), indent=2) + "\n")
 
 
 if __name__ == "__main__":

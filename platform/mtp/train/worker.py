@@ -36,6 +36,7 @@ from mtp.train.loop import Crew, LoopEnd, TrainLoop
 from mtp.train.loss_module import LossModule
 from mtp.train.manifest import Manifest, TrainerState, newest_whole
 from mtp.train.process import quiet, seed_everything, share_cores
+from mtp.train.published import Published
 from mtp.train.recorder import Recorder
 from mtp.train.rollback import require_leave, roll_back
 from mtp.train.run_folder import Rollback, RunFolder, TrainResult
@@ -248,7 +249,8 @@ class _Worker:
 
         # An earlier attempt may have logged some steps, even one that left no checkpoint.
         self.logger = MetricLogger(self.job.tracking_uri, self.job.run_id, resumed=True)
-        return Recorder(self.logger, self.flops_per_token, peak)
+        sink = Published(self.logger, self.config.train.run_name)
+        return Recorder(sink, self.flops_per_token, peak)
 
     def _gauges(self) -> Gauges:
         context = ray.train.get_context()
