@@ -1,8 +1,10 @@
-"""The configuration and the prepared data set that the platform's benchmarks train on: the quickstart's, or a tiny one.
+"""The configuration and the prepared data set that the platform's benchmarks train on: the quickstart's, or a tiny one;
+and the text that preparing is timed on.
 
 The process must be connected to Ray where data is prepared.
 """
 
+import shutil
 import sysconfig
 from pathlib import Path
 
@@ -32,3 +34,23 @@ def prepare_bench_data(config: Config) -> None:
     from mtp.data.stream.prepare import prepare
 
     prepare(config.data.model_copy(update={"overwrite": True}))
+
+
+def bench_text(size: int) -> Path:
+    """A folder with about `size` bytes of the sources of the packages that are installed, made at the first call."""
+    packages = Path(sysconfig.get_paths()["purelib"])
+    folder = home() / "data" / f"bench-text-{size}"
+    if folder.is_dir():
+        return folder
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    taken = 0
+    for source in sorted(packages.rglob("*.py")):
+        if taken >= size:
+            break
+        target = partial / source.relative_to(packages)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        taken += source.stat().st_size
+    partial.replace(folder)
+    return folder
