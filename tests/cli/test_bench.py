@@ -65,7 +65,7 @@ def test_bench_decode_smoke_writes_the_ratios_by_their_names(tmp_path):
     report = json.loads(path.read_text())
     names = {ratio["name"] for ratio in report["ratios"]}
     assert {"mtp_vs_standard_b1_small", "int8_vs_standard_b1_small", "worst_cell_vs_standard_small"} <= names
-    assert next(entry for entry in report["contestants"] if entry["name"] == "vllm")["median"] is None
+    assert next(entry for entry in report["contestants"] if entry["name"] == "small vllm")["median"] is None
 
 
 @pytest.mark.long
@@ -92,3 +92,31 @@ def test_the_platforms_benchmarks_run_in_their_smallest_form(tmp_path, command, 
     if "--platform" in command:
         stages = [entry for entry in report["contestants"] if entry["name"].startswith("start-up: ")]
         assert len(stages) == 3 and all(stage["median"] >= 0 for stage in stages)
+
+
+@pytest.mark.long
+def test_bench_serve_smoke_writes_the_ratios_by_their_names(tmp_path):
+    import torch
+
+    from mtp.checkpoint import save_model
+    from mtp.model import MTPModel
+    from mtp.tokenizer import Tokenizer
+    from tests.decode.tiny import KINDS, tiny_config
+
+    tokenizer = Tokenizer.train(["def f(x):\n    return x + 1\n"] * 20, 300)
+    torch.manual_seed(0)
+    model = MTPModel(tiny_config(KINDS["sequential"], vocab_size=tokenizer.vocab_size))
+    folder, path = save_model(tmp_path / "toy", model, tokenizer), tmp_path / "report.json"
+    command = [sys.executable, "-c", "from mtp.cli import main; main()", "bench", "serve", str(folder), "--smoke"]
+    done = subprocess.run(
+        [*command, "--json", str(path), "--figure", str(tmp_path / "latency.png")],
+        capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(path.read_text())
+    names = {f"{ratio}_c{clients}" for ratio in ("http_vs_engine", "mtp_vs_standard") for clients in (1, 4, 16)}
+    assert {ratio["name"] for ratio in report["ratios"]} == names
+    assert all("first ms p50/p99" in one["detail"] for one in report["contestants"] if one["name"].startswith("HTTP"))
+    rows = [one["name"].split(",")[0] for one in report["contestants"]]
+    assert rows[-6:] == ["Ray Serve alone", *["open loop"] * 4, "vllm"]
+    assert (tmp_path / "latency.png").stat().st_size > 10_000

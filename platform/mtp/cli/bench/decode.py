@@ -10,16 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 from mtp.cli.bench.decode_limits import limit_shares, memory_per_request
 from mtp.cli.bench.harness import Contestant, Measured, OnRound, pairwise, take_turns
+from mtp.cli.bench.peers.contestants import RunningPeer, contestant
 from mtp.cli.bench.report import Ratio
 from mtp.errors import MTPError
 
 if TYPE_CHECKING:
     from mtp.model import MTPModel
 
-STANDARD, MTP, INT8, HUGGINGFACE = "standard", "mtp", "standard int8", "huggingface"
+STANDARD, MTP, INT8 = "standard", "mtp", "standard int8"
 MTP_TARGETS = {"small": {1: 0.98, 8: 0.98, 32: 0.98}, "large": {1: 1.5, 8: 1.2, 32: 0.98}}
-HUGGINGFACE_TARGET = 5.0
 WORST_TARGET = 0.98
+AGAINST = {
+    "huggingface": (STANDARD, {1: 5.0}, 5.0),
+    "huggingface_mtp": (MTP, {}, 5.0),
+    "vllm": (STANDARD, {1: 2.0}, 1.0),
+    "vllm_mtp": (MTP, {}, 1.5),
+    "llamacpp": (STANDARD, {}, 0.5),
+    "llamacpp_mtp": (MTP, {}, 0.5),
+}
+"""Which of our decoders stands against a peer, and the target of the ratio: by batch, and elsewhere."""
+LARGE_TARGETS = {"llamacpp": 0.9, "llamacpp_mtp": 1.0}
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,7 @@ def bench_decode(
     size: DecodeSize,
     rounds: int,
     limits: dict[str, float],
-    peers: Sequence[str],
+    peers: Sequence[RunningPeer],
     on_round: OnRound,
 ) -> tuple[list[dict[str, Any] | Measured], list[Ratio]]:
     """All cells of one model: contestants (a dict for what is missing or is no rate) and ratios."""
@@ -91,27 +101,23 @@ def bench_decode(
             for decoder, engine in engines.items()
         }
         expected = _check_equal(engines)
-        if HUGGINGFACE in peers and batch <= 8:
-            peer = _huggingface(f"{name} b{batch} {HUGGINGFACE}", model, cell, size, expected)
-            entries += [peer] if isinstance(peer, dict) else []
-            if isinstance(peer, Contestant):
-                contestants[HUGGINGFACE] = peer
+        for peer in (peer for peer in peers if peer.takes(batch)):
+            found = contestant(peer, f"{name} b{batch} {peer.name}", cell, size.new_tokens, expected)
+            if isinstance(found, Contestant):
+                contestants[peer.name] = found
+            else:
+                entries.append(found)
         for engine in engines.values():
             engine.engine.stats.reset()
-        found = take_turns(list(contestants.values()), rounds, on_round)
-        measured = {decoder: found[contestant.name] for decoder, contestant in contestants.items()}
-        entries += [_described(decoder, one, engines.get(decoder), limits) for decoder, one in measured.items()]
+        rates = take_turns(list(contestants.values()), rounds, on_round)
+        measured = {who: rates[one.name] for who, one in contestants.items()}
+        entries += [_described(who, one, engines.get(who), limits) for who, one in measured.items()]
         ratios += _ratios(name, batch, measured)
         worst.append(pairwise(measured[MTP], measured[STANDARD]))
     lowest = min(worst, key=lambda values: sorted(values)[len(values) // 2])
     ratios.append(Ratio.of(f"worst_cell_vs_standard_{name}", lowest, WORST_TARGET, "higher"))
     entries.append(memory_per_request(name, model, size.prompt_tokens + size.new_tokens))
     return entries, ratios
-
-
-def missing(peer: str) -> dict[str, Any]:
-    """The entry of a peer that this machine does not have."""
-    return {"name": peer, "unit": "", "median": None, "detail": {"missing": f"{peer} is not run by this version"}}
 
 
 def _check_equal(engines: dict[str, OurEngine]) -> list[list[int]]:
@@ -128,9 +134,14 @@ def _ratios(name: str, batch: int, measured: dict[str, Measured]) -> Iterator[Ra
     target = MTP_TARGETS.get(name, {}).get(batch, WORST_TARGET)
     yield Ratio.of(f"mtp_vs_standard_b{batch}_{name}", pairwise(measured[MTP], standard), target, "higher")
     yield Ratio.of(f"int8_vs_standard_b{batch}_{name}", pairwise(measured[INT8], standard), 1.0, "higher")
-    if HUGGINGFACE in measured:
-        against = pairwise(standard, measured[HUGGINGFACE])
-        yield Ratio.of(f"standard_vs_huggingface_b{batch}_{name}", against, HUGGINGFACE_TARGET, "higher")
+    for peer, (ours, by_batch, elsewhere) in AGAINST.items():
+        if peer in measured:
+            target = by_batch.get(batch, elsewhere)
+            target = LARGE_TARGETS.get(peer, target) if name == "large" else target
+            own = "mtp" if ours == MTP else "standard"
+            yield Ratio.of(
+                f"{own}_vs_{peer}_b{batch}_{name}", pairwise(measured[ours], measured[peer]), target, "higher"
+            )
 
 
 def _described(
@@ -151,40 +162,3 @@ def _described(
         entry["detail"] |= {"accepted": shares, "draft cost c": f"{cost / pass_seconds:.2f}"}
     entry["detail"] |= limit_shares(ours, measured.median, limits, int8=decoder == INT8)
     return entry
-
-
-def _huggingface(
-    name: str, model: "MTPModel", prompts: Sequence[list[int]], size: DecodeSize, expected: list[list[int]]
-) -> Contestant | dict[str, Any]:
-    """transformers' generate on our weights; an entry that says so where it is not installed."""
-    try:
-        import transformers
-    except ImportError:
-        return {"name": name, "unit": "", "median": None, "detail": {"missing": "transformers is not installed"}}
-    import torch
-
-    from mtp.checkpoint.config_json import to_hf
-
-    keys = to_hf(model.config.model_copy(update={"prediction": _no_modules()}), dtype=torch.float32)
-    theirs = transformers.DeepseekV3ForCausalLM(transformers.DeepseekV3Config(**keys)).eval()
-    own = {key: value for key, value in model.state_dict().items() if not key.startswith("prediction.")}
-    theirs.load_state_dict(own)
-    tokens = torch.tensor(prompts)
-
-    @torch.inference_mode()
-    def run() -> list[list[int]]:
-        found = theirs.generate(
-            tokens, attention_mask=torch.ones_like(tokens), do_sample=False, eos_token_id=None, pad_token_id=0,
-            min_new_tokens=size.new_tokens, max_new_tokens=size.new_tokens,
-        )  # fmt: skip
-        return [row[tokens.shape[1] :] for row in found.tolist()]
-
-    same = sum(one == other for one, other in zip(run(), expected, strict=True))
-    detail = {"transformers": transformers.__version__, "same greedy outputs": f"{same} of {len(prompts)}"}
-    return Contestant(name, run, len(prompts) * size.new_tokens, detail=detail)
-
-
-def _no_modules() -> Any:
-    from mtp.config import PredictionConfig
-
-    return PredictionConfig(kind="none", n_future=1)

@@ -1,24 +1,35 @@
 """`mtp bench decode`'s command line: which models, how long they train, which peers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
 
 from mtp.cli.bench.harness import Measured
+from mtp.cli.bench.peers.contestants import NAMES, started
 from mtp.cli.bench.report import Ratio
 from mtp.cli.console import notes
 from mtp.cli.session import ray_session
 from mtp.errors import UsageError
 
-PEERS = ("huggingface", "vllm", "llamacpp")
 MINUTES = {"small": 6.0, "large": 15.0}
 PROMPTS, PERPLEXITY_ROWS = 32, 8
 
 
 def decode(
     models: Annotated[list[str] | None, typer.Option("--model", help="small, large, or both by default.")] = None,
-    against: Annotated[list[str] | None, typer.Option(help=f"Peers: {', '.join(PEERS)}.")] = None,
+    against: Annotated[list[str] | None, typer.Option(help=f"Peers: {', '.join(NAMES)}.")] = None,
+    peer_python: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PEER=PATH",
+            envvar="MTP_BENCH_PEER_PYTHON",
+            help="An interpreter that has the peer already; by default an environment is made and kept.",
+        ),
+    ] = None,
     minutes: Annotated[float | None, typer.Option(help="Of training, where the model is not kept yet.")] = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="Tiny sizes: does the benchmark run?")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
@@ -27,29 +38,35 @@ def decode(
     """Decoders and engines on equal weights: tokens a second, and what they are of the machine's limits."""
     from mtp.cli.bench import machine
     from mtp.cli.bench.command import SMOKE_ROUNDS, finish, require_folder
-    from mtp.cli.bench.decode import SMOKE, DecodeSize, bench_decode, missing
+    from mtp.cli.bench.decode import SMOKE, DecodeSize, bench_decode
     from mtp.cli.bench.decode_limits import first_token, perplexities
 
     require_folder(json_file)
     peers = against or []
-    _known("--against", peers, PEERS)
+    _known("--against", peers, NAMES)
+    named = _interpreters(peer_python or [])
     names = ["small"] if smoke else models or list(MINUTES)
     _known("--model", names, tuple(MINUTES))
     rounds, size = (SMOKE_ROUNDS, SMOKE) if smoke else (rounds, DecodeSize())
-    contestants: list[dict[str, Any] | Measured] = [missing(peer) for peer in peers if peer != "huggingface"]
+    contestants: list[dict[str, Any] | Measured] = []
     ratios: list[Ratio] = []
     with notes.status("Measuring the machine's limits") as spinner:
         limits = machine.limits()
         for name in names:
             spinner.update(f"Making the model {name}")
-            model, texts = _tiny_model() if smoke else _model(name, minutes or MINUTES[name])
+            model, folder, texts = _tiny_model() if smoke else _model(name, minutes or MINUTES[name])
             prompts = [row[: size.prompt_tokens] for row in texts[:PROMPTS]]
-            found, claims = bench_decode(
-                name, model, prompts, size, rounds, limits, peers,
-                lambda done, total, who: spinner.update(f"Round {done} of {total}: {who}"),
-            )  # fmt: skip
+            job = peer_job(model, max(size.batches), size.prompt_tokens + size.new_tokens)
+            with (
+                exported(folder if peers else None) as export,
+                started(name, export, peers, named, job, lambda who: spinner.update(f"Starting {who}")) as others,
+            ):
+                found, claims = bench_decode(
+                    name, model, prompts, size, rounds, limits, others.running,
+                    lambda done, total, who: spinner.update(f"Round {done} of {total}: {who}"),
+                )  # fmt: skip
             long_prompt = [token for row in texts for token in row][: size.long_prompt]
-            contestants += [*found, *first_token(name, model, long_prompt)]
+            contestants += [*found, *others.missing, *first_token(name, model, long_prompt)]
             contestants += perplexities(name, model, texts[:PERPLEXITY_ROWS])
             ratios += claims
     finish(contestants, ratios, limits, rounds, json_file)
@@ -61,8 +78,42 @@ def _known(option: str, names: list[str], known: tuple[str, ...]) -> None:
             raise UsageError(f"{option} {name!r} does not exist; there are: {', '.join(known)}")
 
 
-def _model(name: str, minutes: float) -> tuple[Any, list[list[int]]]:
-    """The model and held-out rows of tokens."""
+def _interpreters(named: list[str]) -> dict[str, Path]:
+    """`PEER=PATH` options by peer."""
+    found = {}
+    for option in named:
+        peer, sign, path = option.partition("=")
+        if not sign or peer not in NAMES or not Path(path).is_file():
+            raise UsageError(
+                f"--peer-python {option!r} is not PEER=PATH of an interpreter; peers are {', '.join(NAMES)}"
+            )
+        found[peer] = Path(path)
+    return found
+
+
+def peer_job(model: Any, batch: int, max_len: int) -> dict[str, Any]:
+    """What a peer's process is told beside the folder."""
+    import torch
+
+    config = model.config
+    latent = [config.kv_lora_rank, config.qk_rope_head_dim]
+    return {"batch": batch, "max_len": max_len, "threads": torch.get_num_threads(), "latent": latent}
+
+
+@contextmanager
+def exported(folder: Path | None) -> Iterator[Path | None]:
+    """The model in the public layout, as long as the block lasts."""
+    from mtp.checkpoint import export_hf
+
+    if folder is None:
+        yield None
+        return
+    with TemporaryDirectory() as place:
+        yield export_hf(folder, Path(place) / "export")
+
+
+def _model(name: str, minutes: float) -> tuple[Any, Path | None, list[list[int]]]:
+    """The model, its folder, and held-out rows of tokens."""
     from mtp.checkpoint import load_model
     from mtp.cli.bench.decode_models import is_cached, trained
     from mtp.data import read_rows
@@ -73,10 +124,10 @@ def _model(name: str, minutes: float) -> tuple[Any, list[list[int]]]:
         with ray_session():
             made = trained(name, minutes)
     tokens, _ = read_rows(made.validation, limit=PROMPTS)
-    return load_model(made.folder).eval(), tokens.tolist()
+    return load_model(made.folder).eval(), made.folder, tokens.tolist()
 
 
-def _tiny_model() -> tuple[Any, list[list[int]]]:
+def _tiny_model() -> tuple[Any, Path | None, list[list[int]]]:
     """Random weights and random text."""
     import torch
 
@@ -86,4 +137,4 @@ def _tiny_model() -> tuple[Any, list[list[int]]]:
 
     torch.manual_seed(0)
     model = MTPModel(ModelConfig.model_validate(TINY)).eval()
-    return model, torch.randint(model.config.vocab_size, (PROMPTS, 32)).tolist()
+    return model, None, torch.randint(model.config.vocab_size, (PROMPTS, 32)).tolist()

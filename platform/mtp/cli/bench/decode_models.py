@@ -1,8 +1,8 @@
 """The two models of `mtp bench decode`, trained by the platform itself on request and kept under MTP_HOME.
 
-`small` (7M parameters) fits a processor's last-level cache; `large` (81M, latent 512 + 64 as DeepSeek's own) is
+`small` (7M parameters) fits a processor's last-level cache; `large` (80M, latent 512 + 64 as DeepSeek's own) is
 several times larger, so that a pass is bound by reading weights, as with real models. Both have one prediction module
-that is recursed, since that is what other engines can run too.
+that is recursed, and queries with a latent: what other engines can run too.
 """
 
 import shutil
@@ -15,14 +15,14 @@ DATA = {"seq_len": 256, "vocab_size": 4096}
 PREDICTION = {"kind": "sequential", "n_future": 4, "share_modules": True}
 SMALL = {
     "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 688, "moe_intermediate_size": 176,
-    "num_hidden_layers": 4, "num_attention_heads": 4, "kv_lora_rank": 64, "qk_nope_head_dim": 32,
+    "num_hidden_layers": 4, "num_attention_heads": 4, "q_lora_rank": 128, "kv_lora_rank": 64, "qk_nope_head_dim": 32,
     "qk_rope_head_dim": 16, "v_head_dim": 32, "n_routed_experts": 8, "num_experts_per_tok": 2,
     "max_position_embeddings": 2048, "prediction": PREDICTION,
 }  # fmt: skip
 LARGE = SMALL | {
     "hidden_size": 512, "intermediate_size": 1408, "moe_intermediate_size": 288, "num_hidden_layers": 6,
-    "first_k_dense_replace": 3, "num_attention_heads": 8, "kv_lora_rank": 512, "qk_nope_head_dim": 64,
-    "qk_rope_head_dim": 64, "v_head_dim": 64, "n_routed_experts": 32,
+    "first_k_dense_replace": 3, "num_attention_heads": 8, "q_lora_rank": 256, "kv_lora_rank": 512,
+    "qk_nope_head_dim": 64, "qk_rope_head_dim": 64, "v_head_dim": 64, "n_routed_experts": 32,
 }  # fmt: skip
 TINY = SMALL | {"hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 32, "num_hidden_layers": 2}
 SHAPES = {"small": SMALL, "large": LARGE}
