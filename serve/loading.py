@@ -42,6 +42,8 @@ def load(model_uri: str, model_name: str, config: ServeConfig, tracking_uri: str
     """
     folder = fetch_model(model_uri, tracking_uri)
     prediction = load_model_config(folder).prediction
+    if config.draft_model is not None:
+        config = config.model_copy(update={"draft_model": str(fetch_model(config.draft_model, tracking_uri))})
     start = ENGINES[config.engine]
     engine, metrics = start(folder, config, lambda read: EngineMetrics(read, model_name, model_uri))
     return Loaded(
@@ -51,7 +53,7 @@ def load(model_uri: str, model_name: str, config: ServeConfig, tracking_uri: str
         engine=engine,
         metrics=metrics,
         n_future=prediction.n_future,
-        decoder="standard" if prediction.kind == "none" else config.decoder,
+        decoder="standard" if prediction.kind == "none" and config.decoder == "mtp" else config.decoder,
         chat_template=chat_template(folder),
         special_tokens=special_tokens(folder),
     )

@@ -20,7 +20,7 @@ WARM_UP_TOKENS = 8
 
 
 def start_native(folder: Path, config: ServeConfig, make_metrics: MakeMetrics) -> Running:
-    """The model of `folder`, decoding.
+    """The model of `folder`, decoding; `config.draft_model` is a folder here.
 
     Raises:
         MTPError: it is damaged or fails its probe, or the configuration does not fit it.
@@ -31,7 +31,10 @@ def start_native(folder: Path, config: ServeConfig, make_metrics: MakeMetrics) -
     check_probe(folder, model)
     tokenizer = Tokenizer.load(folder)
     grammars = GrammarCompiler(tokenizer, model.config.vocab_size)
-    engine = Engine(model, eos_ids=(tokenizer.eos_id,), options=_options(config), grammars=grammars)
+    drafter = load_model(config.draft_model, device=device) if config.draft_model else None
+    engine = Engine(
+        model, eos_ids=(tokenizer.eos_id,), options=_options(config), grammars=grammars, draft_model=drafter
+    )
     _warm_up(engine, model)
     metrics = make_metrics(lambda: _state(engine))
     loop = EngineLoop(engine, lambda outputs: metrics.step(outputs, idle=not engine.has_work))

@@ -67,7 +67,10 @@ class ServeConfig(Section):
     """Keep what requests computed for later ones that begin alike, while nobody needs the memory."""
     prefix_routing: bool = True
     """Send a prompt to the replica that has its beginning in the cache, unless that one is busier by far."""
-    decoder: Literal["standard", "mtp"] = "mtp"
+    decoder: Literal["standard", "mtp", "draft_model"] = "mtp"
+    """Of requests that name none; a model without prediction modules takes standard for mtp."""
+    draft_model: str | None = None
+    """URI of a small model of the same tokenizer that drafts for requests of decoder draft_model; unset: none."""
     num_draft_tokens: NonNegativeInt | None = None
     """Drafts a step; unset: chosen step by step (adaptive_drafts), or n_future - 1."""
     adaptive_drafts: bool = True
@@ -89,6 +92,9 @@ class ServeConfig(Section):
     """Web pages of other origins that browsers let in, such as https://example.com; none by default."""
     log_prompts: bool = False
     """Write prompts and outputs into the log, beside the counts."""
+    traces: str | None = None
+    """Where traces of requests go, with the extra `tracing`: an OTLP address such as http://localhost:4318/v1/traces,
+    or a file for lines of JSON. Unset: none are made."""
     follow_alias_s: PositiveFloat = 10
     """How often a deployment of models:/NAME@ALIAS looks whether the alias has moved."""
     telemetry_minutes: PositiveFloat = 5
@@ -96,11 +102,13 @@ class ServeConfig(Section):
 
     @model_validator(mode="after")
     def _settings_fit_the_engine(self) -> Self:
-        theirs = {"draft_vocab_size": None, "quantization": "none"}
+        theirs = {"draft_vocab_size": None, "quantization": "none", "draft_model": None}
         wrong = [name for name, neutral in theirs.items() if getattr(self, name) != neutral]
         wrong += ["compiled_step"] if self.compiled_step == "on" else []
         if self.engine == "vllm" and wrong:
             raise ValueError(f"{' and '.join(wrong)} belong to engine native, and engine is vllm; leave them out")
         if self.engine == "native" and (self.vllm_python or self.vllm_args):
             raise ValueError("vllm_python and vllm_args belong to engine vllm, and engine is native; set serve.engine")
+        if self.decoder == "draft_model" and self.draft_model is None:
+            raise ValueError("decoder draft_model needs a draft model; set serve.draft_model to its URI")
         return self
