@@ -116,40 +116,48 @@ def serve(
     smoke: Annotated[bool, typer.Option("--smoke", help="Tiny sizes: does the benchmark run?")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
     rounds: Annotated[int, typer.Option(help="Rounds after the warm-up.", min=1)] = ROUNDS,
+    vllm_python: Annotated[
+        str | None,
+        typer.Option(envvar="MTP_VLLM_PYTHON", help="Interpreter of an environment with vLLM, to run it beside."),
+    ] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw latency against load into this PNG.")] = None,
 ) -> None:
-    """Tokens through HTTP against the engine alone, MTP against standard decoding, with 1, 4 and 16 clients."""
+    """Tokens through HTTP against the engine alone, standard decoding and vLLM: 1, 4, 16 clients, then open loops."""
     from mtp.cli.bench import machine
-    from mtp.cli.bench.serve_http import CONCURRENCY, SMOKE, ServeSize, bench_serve
+    from mtp.cli.bench.serve_clients import SMOKE, ServeSize
+    from mtp.cli.bench.serve_http import CONCURRENCY, bench_serve
+    from mtp.cli.bench.serve_load import latency_figure
     from mtp.cli.session import registry
     from mtp.registry import fetch_model
 
     require_folder(json_file)
+    require_folder(figure, "--figure")
     rounds = SMOKE_ROUNDS if smoke else rounds
     folder = fetch_model(model_uri, registry())
     with notes.status("Measuring the machine's limits") as spinner:
         limits = machine.limits()
         spinner.update("Starting Ray and the endpoint")
         with ray_session():
-            measured, ratios = bench_serve(
+            found = bench_serve(
                 folder,
                 SMOKE if smoke else ServeSize(),
                 rounds,
                 CONCURRENCY,
                 lambda done, total, name: spinner.update(f"Round {done} of {total}: {name}"),
+                vllm_python,
             )
-    missing = {
-        "name": "vllm",
-        "unit": "tokens/s",
-        "median": None,
-        "detail": {"missing": "vLLM needs an environment of its own, which this command does not make"},
-    }
-    finish([*measured, missing], ratios, limits, rounds, json_file)
+    absent = "vLLM needs an environment of its own: name its interpreter with --vllm-python"
+    missing = {"name": "vllm", "unit": "tokens/s", "median": None, "detail": {"missing": absent}}
+    if figure is not None:
+        latency_figure(found.points).savefig(figure, dpi=120)
+    others = [*found.others, *([] if vllm_python else [missing])]
+    finish([*found.contestants, *others], found.ratios, limits, rounds, json_file)
 
 
-def require_folder(json_file: Path | None) -> None:
-    """Refuse a report that could not be written, before the work."""
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise UsageError(f"--json {json_file}: there is no folder {json_file.absolute().parent}")
+def require_folder(file: Path | None, option: str = "--json") -> None:
+    """Refuse a file that could not be written, before the work."""
+    if file is not None and not file.absolute().parent.is_dir():
+        raise UsageError(f"{option} {file}: there is no folder {file.absolute().parent}")
 
 
 def page(

@@ -1,130 +1,101 @@
-"""`mtp bench serve`: tokens a second through HTTP against the engine in this process, MTP against standard decoding.
+"""`mtp bench serve`: tokens a second through HTTP against the engine in this process, standard decoding, and vLLM.
 
 Closed loops of 1, 4 and 16 streaming clients: each sends its next request when the last one has ended. All contestants
 answer the same prompts with the same number of greedy tokens. The clients run in this process and take their share of
-the machine, as clients on it do.
+the machine, as clients on it do. vLLM's own server answers over HTTP too, with the same model exported and as many
+threads, where there is an environment that has it. Then open loops (serve_load.py).
 """
 
 import asyncio
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-
-import httpx
+from typing import Any, NamedTuple
 
 from mtp.cli.bench.harness import Contestant, Measured, OnRound, pairwise, take_turns
 from mtp.cli.bench.report import Ratio
+from mtp.cli.bench.serve_clients import Latencies, Server, ServeSize, closed_loops, connect
+from mtp.cli.bench.serve_load import CONNECTIONS, LoadPoint, open_loop, overhead_entry
 from mtp.config import ServeConfig
-from mtp.errors import MTPError
 
 CONCURRENCY = (1, 4, 16)
-HTTP_TARGET, MTP_TARGET = 0.9, 1.0
-CONNECT_TIMEOUT_S = 120.0
+HTTP_TARGET, MTP_TARGET, VLLM_TARGET = 0.9, 1.0, 1.0
 
 
-@dataclass(frozen=True)
-class ServeSize:
-    """How much each client asks for."""
+class ServeResult(NamedTuple):
+    """What was measured."""
 
-    prompt_tokens: int = 32
-    new_tokens: int = 96
-    requests: int = 2
-    """Of each client, in a round."""
-
-
-SMOKE = ServeSize(prompt_tokens=8, new_tokens=8, requests=1)
-
-
-class Latencies:
-    """What the clients of one contestant waited for, in seconds."""
-
-    def __init__(self) -> None:
-        self.first: list[float] = []
-        self.between: list[float] = []
-
-    def detail(self) -> dict[str, object]:
-        """p50 and p99 in milliseconds."""
-        return {"first ms p50/p99": _percentiles(self.first), "next ms p50/p99": _percentiles(self.between)}
+    contestants: list[Measured]
+    others: list[dict[str, Any]]
+    """Rows of the report that are no contestants: open loops, and Ray Serve alone."""
+    ratios: list[Ratio]
+    points: list[LoadPoint]
 
 
 def bench_serve(
-    folder: Path, size: ServeSize, rounds: int, concurrency: Sequence[int], on_round: OnRound
-) -> tuple[list[Measured], list[Ratio]]:
+    folder: Path,
+    size: ServeSize,
+    rounds: int,
+    concurrency: Sequence[int],
+    on_round: OnRound,
+    vllm_python: str | None = None,
+) -> ServeResult:
     """The model in `folder`, deployed on the cluster that this process has joined."""
     measured: list[Measured] = []
     ratios: list[Ratio] = []
-    with _deployed(folder) as (url, config):
+    with _deployed(folder) as (url, config), _vllm(folder, config, vllm_python) as vllm:
+        servers = {
+            "HTTP, MTP": Server(partial(connect, url), {"speculation": {"decoder": "mtp"}}),
+            "HTTP, standard": Server(partial(connect, url), {"speculation": {"decoder": "standard"}}),
+            **({"vLLM, MTP": vllm} if vllm is not None else {}),
+        }
         for clients in concurrency:
-            found = _round_of(folder, url, config, _prompts(folder, size, clients), size, rounds, on_round)
-            http, engine, standard = found
-            measured += found
+            prompts = _prompts(folder, size, clients)
+            engine = _in_process(folder, config, prompts, size)
+            found = _round_of(servers, engine, prompts, size, rounds, on_round)
+            measured += found.values()
+            http = found["HTTP, MTP"]
             ratios += [
-                Ratio.of(f"http_vs_engine_c{clients}", pairwise(http, engine), HTTP_TARGET, "higher"),
-                Ratio.of(f"mtp_vs_standard_c{clients}", pairwise(http, standard), MTP_TARGET, "higher"),
+                Ratio.of(f"http_vs_engine_c{clients}", pairwise(http, found["engine, MTP"]), HTTP_TARGET, "higher"),
+                Ratio.of(f"mtp_vs_standard_c{clients}", pairwise(http, found["HTTP, standard"]), MTP_TARGET, "higher"),
             ]
-    return measured, ratios
+            if vllm is not None:
+                ratios.append(
+                    Ratio.of(f"vs_vllm_c{clients}", pairwise(http, found["vLLM, MTP"]), VLLM_TARGET, "higher")
+                )
+        on_round(1, 1, "open loop")
+        capacity = http.median / size.new_tokens
+        points = asyncio.run(open_loop(servers["HTTP, MTP"], prompts, size, capacity))
+        overhead = overhead_entry(url)
+    return ServeResult(measured, [overhead, *(point.entry() for point in points)], ratios, points)
 
 
 def _round_of(
-    folder: Path,
-    url: str,
-    config: ServeConfig,
+    servers: dict[str, Server],
+    engine: Callable[[], object],
     prompts: list[list[int]],
     size: ServeSize,
     rounds: int,
     on_round: OnRound,
-) -> list[Measured]:
-    """MTP over HTTP, MTP in this process, standard decoding over HTTP."""
-    work = len(prompts) * size.requests * size.new_tokens
-    waits = {"mtp": Latencies(), "standard": Latencies()}
+) -> dict[str, Measured]:
+    """Every server over HTTP, and the engine in this process, by name."""
+    work, suffix = len(prompts) * size.requests * size.new_tokens, f", {len(prompts)} at once"
+    waits = {name: Latencies() for name in servers}
 
-    def over_http(decoder: str) -> Callable[[], object]:
-        return lambda: asyncio.run(_clients(url, prompts, size, decoder, waits[decoder]))
+    def over_http(name: str) -> Callable[[], object]:
+        return lambda: asyncio.run(closed_loops(servers[name], prompts, size, waits[name]))
 
-    suffix = f"{len(prompts)} at once"
-    http, engine, standard = f"HTTP, MTP, {suffix}", f"engine, MTP, {suffix}", f"HTTP, standard, {suffix}"
-    contestants = [
-        Contestant(http, over_http("mtp"), work),
-        Contestant(engine, _in_process(folder, config, prompts, size), work),
-        Contestant(standard, over_http("standard"), work),
-    ]
-    found = take_turns(contestants, rounds, on_round)
-    details = {http: waits["mtp"].detail(), engine: {}, standard: waits["standard"].detail()}
-    return [
-        replace(found[name], contestant=replace(found[name].contestant, detail=detail))
-        for name, detail in details.items()
-    ]
+    runs = {**{name: over_http(name) for name in servers}, "engine, MTP": engine}
+    found = take_turns([Contestant(name + suffix, run, work) for name, run in runs.items()], rounds, on_round)
 
+    def told(name: str) -> Measured:
+        one = found[name + suffix]
+        return replace(one, contestant=replace(one.contestant, detail=waits[name].detail() if name in waits else {}))
 
-async def _clients(url: str, prompts: list[list[int]], size: ServeSize, decoder: str, waits: Latencies) -> None:
-    """One closed loop a prompt, all at once."""
-    limits = httpx.Limits(max_connections=len(prompts))
-    async with httpx.AsyncClient(base_url=url, timeout=CONNECT_TIMEOUT_S, limits=limits) as client:
-        await asyncio.gather(*(_loop(client, prompt, size, decoder, waits) for prompt in prompts))
-
-
-async def _loop(client: httpx.AsyncClient, prompt: list[int], size: ServeSize, decoder: str, waits: Latencies) -> None:
-    body = {
-        "prompt": prompt,
-        "max_tokens": size.new_tokens,
-        "temperature": 0,
-        "ignore_eos": True,
-        "stream": True,
-        "speculation": {"decoder": decoder},
-    }
-    for _ in range(size.requests):
-        last, first, tail = time.perf_counter(), True, b""
-        async with client.stream("POST", "/v1/completions", json=body) as response:
-            async for chunk in response.aiter_raw():
-                now = time.perf_counter()
-                (waits.first if first else waits.between).append(now - last)
-                last, first, tail = now, False, (tail + chunk)[-32:]
-        if response.status_code != httpx.codes.OK or b"[DONE]" not in tail:
-            raise MTPError(f"a stream of the benchmark ended early with status {response.status_code}: {tail!r}")
+    return {name: told(name) for name in runs}
 
 
 def _in_process(folder: Path, config: ServeConfig, prompts: list[list[int]], size: ServeSize) -> Callable[[], object]:
@@ -157,11 +128,35 @@ def _deployed(folder: Path) -> Iterator[tuple[str, ServeConfig]]:
 
     with tempfile.TemporaryDirectory(prefix="mtp-bench-") as private:
         keys = str(Path(private) / "no-keys.json")
-        config = ServeConfig(app_name="mtp-bench", port=free_ports(1)[0], max_batch_size=16, api_keys=keys)
+        config = ServeConfig(
+            app_name="mtp-bench",
+            port=free_ports(1)[0],
+            max_batch_size=16,
+            max_ongoing_requests=CONNECTIONS,  # an open loop waits in the engine's queue, and is not refused
+            api_keys=keys,
+        )
         try:
             yield deploy(str(folder), config), config
         finally:
             undeploy(config.app_name)
+
+
+@contextmanager
+def _vllm(folder: Path, config: ServeConfig, python: str | None) -> Iterator[Server | None]:
+    """vLLM's server with the same model and as many drafts as our engine may make; None without `python`."""
+    if python is None:
+        yield None
+        return
+    from mtp.checkpoint import load_model_config
+    from serve.vllm_server import MODEL, VLLMServer
+
+    theirs = config.model_copy(update={"engine": "vllm", "vllm_python": python})
+    server = VLLMServer(folder, theirs, load_model_config(folder).n_future - 1)
+    try:
+        server.wait()
+        yield Server(lambda _: server.async_client(), {"model": MODEL})
+    finally:
+        server.stop()
 
 
 def _prompts(folder: Path, size: ServeSize, count: int) -> list[list[int]]:
@@ -170,10 +165,3 @@ def _prompts(folder: Path, size: ServeSize, count: int) -> list[list[int]]:
 
     ids = Tokenizer.load(folder).encode(Path(__file__).read_text(encoding="utf-8"))
     return [ids[place * 7 : place * 7 + size.prompt_tokens] for place in range(count)]
-
-
-def _percentiles(seconds: Sequence[float]) -> str:
-    if len(seconds) < 2:
-        return "-"
-    cuts = statistics.quantiles(seconds, n=100)
-    return f"{1000 * cuts[49]:.1f}/{1000 * cuts[98]:.1f}"
