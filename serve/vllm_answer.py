@@ -11,12 +11,15 @@ from typing import Any
 from mtp.decode import DecodeStats, StepOutput, Token, TokenLogprob
 from serve.engine_loop import EngineStoppedError
 
+FINISHED = (None, "stop", "length")
+"""How vLLM ends what it has not given up; None: it goes on."""
+
 
 async def steps_of(lines: AsyncIterator[str]) -> AsyncIterator[StepOutput]:
     """The events of a stream, each a step; the last one waits for the statistics that come behind it.
 
     Raises:
-        EngineStoppedError: the stream ended early.
+        EngineStoppedError: the stream ended early, or vLLM gave the request up.
     """
     so_far = DecodeStats()
     last: StepOutput | None = None
@@ -34,6 +37,8 @@ async def steps_of(lines: AsyncIterator[str]) -> AsyncIterator[StepOutput]:
             so_far = stats_of(event, so_far.tokens)
             continue
         output = step_of(event["choices"][0])
+        if output.finish_reason not in FINISHED:
+            raise EngineStoppedError(f"vLLM ended a request with {output.finish_reason}")
         if output.tokens:
             so_far.count_step(len(output.tokens), 0, 0)
         output.so_far = copy_of(so_far)

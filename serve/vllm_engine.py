@@ -72,7 +72,7 @@ class VLLMEngine:
             EngineStoppedError: the server has died, or cannot take up what a lost replica began.
         """
         check(request, self._offer)
-        body = body_of(request)
+        body = body_of(request, self.max_model_len)
         number = next(self._numbers)
         self._wanted[number] = len(body["prompt"]) + body["max_tokens"]
         try:

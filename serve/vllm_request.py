@@ -63,8 +63,8 @@ def continuable(request: Request) -> bool:
     return not (seeded or sampling.constrained or sampling.presence_penalty or sampling.frequency_penalty)
 
 
-def body_of(request: Request) -> dict[str, Any]:
-    """The JSON of POST /v1/completions.
+def body_of(request: Request, max_model_len: int) -> dict[str, Any]:
+    """The JSON of POST /v1/completions; the output ends where the model's context does, as our engine's.
 
     Raises:
         EngineStoppedError: another replica was lost under this request, and vLLM cannot take it up.
@@ -72,10 +72,11 @@ def body_of(request: Request) -> dict[str, Any]:
     sampling, before = request.sampling, len(request.emitted)
     if before and not continuable(request):
         raise EngineStoppedError("vLLM cannot go on with a request whose sampling depends on what came before")
+    prompt = [*request.prompt, *request.emitted]
     body: dict[str, Any] = {
         "model": MODEL,
-        "prompt": [*request.prompt, *request.emitted],
-        "max_tokens": sampling.max_tokens - before,
+        "prompt": prompt,
+        "max_tokens": min(sampling.max_tokens - before, max_model_len - len(prompt)),
         "min_tokens": max(sampling.min_tokens - before, 0),
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,

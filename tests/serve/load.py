@@ -1,11 +1,13 @@
 """Steady load for the tests of faults, and by itself: python -m tests.serve.load URL MODEL [--minutes M]
 
 Streams one after the other in each of `width` threads until stopped; how every one ended is kept. By itself it prints
-how many ended well, and how the resident memory of the endpoint's replicas went (a line a quarter of a minute).
+how many ended well, how the resident memory of the endpoint's replicas went (a line a quarter of a minute), and the
+slope of a straight line through it, the first quarter of the time left out.
 """
 
 import argparse
 import json
+import statistics
 import threading
 import time
 
@@ -86,6 +88,12 @@ def replica_memory():
     return found
 
 
+def slope(seen, pid):
+    """MiB a second, by least squares over the times at which `pid` was seen."""
+    known = [(when, sizes[pid]) for when, sizes in seen if pid in sizes]
+    return statistics.linear_regression(*zip(*known, strict=True)).slope if len(known) > 1 else float("nan")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url")
@@ -93,12 +101,17 @@ def main():
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--width", type=int, default=16)
     arguments = parser.parse_args()
-    end = time.monotonic() + 60 * arguments.minutes
+    begin = time.monotonic()
+    seen = []
     with Load(arguments.url, arguments.model, arguments.width) as load:
-        while time.monotonic() < end:
+        while time.monotonic() < begin + 60 * arguments.minutes:
             time.sleep(15)
-            memory = ", ".join(f"{size:.0f}" for size in replica_memory().values())
+            sizes = replica_memory()
+            seen.append((time.monotonic() - begin, sizes))
+            memory = ", ".join(f"{size:.1f}" for size in sizes.values())
             print(f"{len(load.texts)} whole, {len(load.faults)} failed; replicas' MiB: {memory}", flush=True)
+    for pid in seen[-1][1]:
+        print(f"replica {pid}: {60 * slope(seen[len(seen) // 4 :], pid):+.3f} MiB a minute")
     for fault in load.faults[:5]:
         print(fault)
 

@@ -68,17 +68,18 @@ def test_what_it_can_do_is_passed_on_and_too_long_prompts_are_refused_in_our_wor
     check(request(speculation={"decoder": "standard"}, min_p=0.1), Offer(CONFIG, 128, 0))
     with pytest.raises(UsageError, match="of prompt and output together"):
         check(request(prompt=[1] * 128), MTP)
-    body = body_of(request(temperature=0.5, seed=7, json_object=True, max_tokens=9))
+    body = body_of(request(temperature=0.5, seed=7, json_object=True, max_tokens=9), 128)
     assert (body["prompt"], body["max_tokens"], body["seed"]) == ([1, 2, 3], 9, 7)
     assert body["structured_outputs"] == {"json_object": True} and body["stream"]
+    assert body_of(request(max_tokens=500), 128)["max_tokens"] == 125
 
 
 def test_a_lost_request_goes_on_where_it_was_unless_its_sampling_knew_what_came_before():
-    body = body_of(request(emitted=(4, 5), max_tokens=9, min_tokens=3))
+    body = body_of(request(emitted=(4, 5), max_tokens=9, min_tokens=3), 128)
     assert (body["prompt"], body["max_tokens"], body["min_tokens"]) == ([1, 2, 3, 4, 5], 7, 1)
     for sampling in ({"temperature": 1.0, "seed": 1}, {"json_object": True}, {"presence_penalty": 1.0}):
         with pytest.raises(EngineStoppedError):
-            body_of(request(emitted=(4,), **sampling))
+            body_of(request(emitted=(4,), **sampling), 128)
 
 
 def read(*events):
@@ -119,6 +120,8 @@ def test_a_stream_becomes_steps_and_the_last_one_brings_the_drafts_by_position()
 def test_a_stream_that_ends_early_is_a_stopped_engine_and_an_error_in_it_ends_this_request_alone():
     with pytest.raises(EngineStoppedError):
         read({"choices": [{"token_ids": [7], "finish_reason": None}]})
+    with pytest.raises(EngineStoppedError):
+        read({"choices": [{"token_ids": [7], "finish_reason": "abort"}]}, "[DONE]")
     (failed,) = read({"error": {"message": "no memory", "code": 500}})
     assert (failed.finish_reason, failed.error) == ("error", "vLLM: no memory")
 
