@@ -7,11 +7,11 @@ the same as if nothing had happened, sampled output is drawn from the same distr
 
 import dataclasses
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
@@ -107,17 +107,19 @@ class _Attempt:
 
     async def open(self) -> None:
         self._response = self._handle.remote(self._request)
-        await anext(aiter(self._response))
+        with _as_raised():
+            await anext(aiter(self._response))
 
     async def steps(self) -> AsyncIterator[list[StepOutput]]:
-        async for steps in self._response:
-            for output in steps:
-                self._emitted += [token.id for token in output.tokens]
-                self._latest = output.so_far
-                output.so_far = self._total()
-                if output.stats is not None:
-                    output.stats = output.so_far
-            yield steps
+        with _as_raised():
+            async for steps in self._response:
+                for output in steps:
+                    self._emitted += [token.id for token in output.tokens]
+                    self._latest = output.so_far
+                    output.so_far = self._total()
+                    if output.stats is not None:
+                        output.stats = output.so_far
+                yield steps
 
     def close(self) -> None:
         if self._response is not None:
@@ -141,3 +143,12 @@ def _with_seed(request: Request) -> Request:
         return request
     sampling = dataclasses.replace(request.sampling, seed=random.getrandbits(63))
     return dataclasses.replace(request, sampling=sampling)
+
+
+@contextmanager
+def _as_raised() -> Iterator[None]:
+    """Inside, what a replica raised is raised as it was there: Ray's own message is a traceback, and no client's."""
+    try:
+        yield
+    except RayTaskError as error:
+        raise error.cause from error

@@ -97,7 +97,9 @@ def test_echo_with_logprobs_scores_every_prompt_token_but_the_first(client):
 def test_bad_input_is_refused_in_openais_shape(client, body):
     response = client.post("/v1/completions", content=body)
     assert response.status_code == 400
-    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert "ray::" not in error["message"] and "\n" not in error["message"], "a sentence, not a replica's traceback"
 
 
 def test_another_models_name_is_not_found(client):
