@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from cluster.loopback import HOOK
 from cluster.ports import LOOPBACK, free_ports
 from cluster.processes import members
 from cluster.state import LOOPBACK_ONLY, QUIET, ClusterState, Daemon, write_private
@@ -54,6 +55,7 @@ def environment(token_file: Path, mlflow_url: str) -> dict[str, str]:
         "DASHBOARD_METRIC_PORT": str(dashboard_metrics_port),
         "PYTHONPATH": os.pathsep.join(source_roots() + [path for path in [os.environ.get("PYTHONPATH")] if path]),
         "RAY_raylet_start_wait_time_s": "120",  # half a minute by default, which a busy machine does not make
+        **HOOK,
         **LOOPBACK_ONLY,
         **QUIET,
     }
