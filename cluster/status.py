@@ -2,21 +2,24 @@
 imported, and whole even if one of them does not answer."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 
+from cluster.serving_status import applications, endpoints
 from cluster.state import ClusterState
 
 _TIMEOUT_S = 10
+"""All servers are asked at once, so this is the longest that a status takes."""
 
 
 def status() -> dict[str, Any]:
     """One JSON-able tree; `cluster` is `up`, `down`, or `broken` (a server has died: `mtp up` starts it anew).
 
-    Keys: cluster, servers (where each is, and whether it runs), nodes, jobs, applications, models, unreachable
-    (parts that could not be read, with the reason).
+    Keys: cluster, servers (where each is, and whether it runs), nodes, jobs, applications (of Ray Serve), endpoints
+    (served versions), models, urls, unreachable (parts that could not be read, with the reason).
     """
     state = ClusterState.load()
     if state is None:
@@ -26,30 +29,33 @@ def status() -> dict[str, Any]:
         "dashboard": {"address": state.dashboard_url, "running": _runs(state, "dashboard")},
         "mlflow": {"address": state.mlflow_url, "running": _runs(state, "mlflow")},
     }
+    if state.prometheus_url:
+        servers["prometheus"] = {"address": state.prometheus_url, "running": _runs(state, "prometheus")}
     if not state.is_healthy():
         return {"cluster": "broken", **_EMPTY, "servers": servers}
     unreachable: dict[str, str] = {}
-    headers = {"Authorization": f"Bearer {state.token()}"}
-    with (
-        httpx.Client(base_url=state.dashboard_url, headers=headers, timeout=_TIMEOUT_S) as ray,
-        httpx.Client(base_url=state.mlflow_url, timeout=_TIMEOUT_S) as mlflow,
-    ):
-        parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
-            "nodes": lambda: _nodes(ray),
-            "jobs": lambda: _jobs(ray),
-            "applications": lambda: _applications(ray),
-            "models": lambda: _models(mlflow),
-        }
-        found = {name: _read(name, read, unreachable) for name, read in parts.items()}
-    return {"cluster": "up", "servers": servers, **found, "unreachable": unreachable}
+    found = _read_all(state, unreachable)
+    served = found.pop("endpoints") or {}
+    rows = endpoints(served)
+    return {
+        "cluster": "up",
+        "servers": servers,
+        **{name: rows or [] for name, rows in found.items()},
+        "applications": applications(served),
+        "endpoints": rows,
+        "urls": _urls(state, rows),
+        "unreachable": unreachable,
+    }
 
 
 _EMPTY: dict[str, Any] = {
     "servers": {},
     "nodes": [],
     "jobs": [],
-    "applications": [],
     "models": [],
+    "applications": [],
+    "endpoints": [],
+    "urls": {},
     "unreachable": {},
 }
 
@@ -58,12 +64,41 @@ def _runs(state: ClusterState, *names: str) -> bool:
     return all(name in state.daemons and state.daemons[name].is_running() for name in names)
 
 
-def _read(name: str, read: Callable[[], list[dict[str, Any]]], unreachable: dict[str, str]) -> list[dict[str, Any]]:
+def _read_all(state: ClusterState, unreachable: dict[str, str]) -> dict[str, Any]:
+    """What each server knows; None for a part that could not be read."""
+    headers = {"Authorization": f"Bearer {state.token()}"}
+    with (
+        httpx.Client(base_url=state.dashboard_url, headers=headers, timeout=_TIMEOUT_S) as ray,
+        httpx.Client(base_url=state.mlflow_url, timeout=_TIMEOUT_S) as mlflow,
+        ThreadPoolExecutor() as threads,
+    ):
+        parts: dict[str, Callable[[], Any]] = {
+            "nodes": lambda: _nodes(ray),
+            "jobs": lambda: _jobs(ray),
+            "models": lambda: _models(mlflow),
+            "endpoints": lambda: _get(ray, "/api/serve/applications/"),
+        }
+        asked = {name: threads.submit(_read, name, read, unreachable) for name, read in parts.items()}
+        return {name: answer.result() for name, answer in asked.items()}
+
+
+def _read(name: str, read: Callable[[], Any], unreachable: dict[str, str]) -> Any:
     try:
         return read()
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, ValueError, KeyError) as error:
         unreachable[name] = f"{type(error).__name__}: {error}"
-        return []
+        return None
+
+
+def _urls(state: ClusterState, served: list[dict[str, Any]]) -> dict[str, str]:
+    """Where to look and ask."""
+    urls = {"dashboard": state.dashboard_url, "MLflow": state.mlflow_url}
+    if state.prometheus_url:
+        urls["Prometheus"] = state.prometheus_url
+    for row in served:
+        if row["url"]:
+            urls |= {"endpoint": f"{row['url']}/v1", "playground": row["url"], "metrics": f"{row['url']}/metrics"}
+    return urls
 
 
 def _get(client: httpx.Client, path: str) -> Any:
@@ -103,23 +138,6 @@ def _jobs(ray: httpx.Client) -> list[dict[str, Any]]:
             "exit_code": job.get("driver_exit_code"),
         }
         for job in sorted(sent, key=lambda job: -(job.get("start_time") or 0))
-    ]
-
-
-def _applications(ray: httpx.Client) -> list[dict[str, Any]]:
-    """The gateway, which alone has a URL, and what works behind it: one application for each version, the follower."""
-    found = _get(ray, "/api/serve/applications/")
-    options = found.get("http_options") or {}
-    base = f"http://{options.get('host')}:{options.get('port')}"
-    return [
-        {
-            "name": name,
-            "status": application["status"].lower(),
-            "url": f"{base}{application['route_prefix']}".rstrip("/") if application.get("route_prefix") else None,
-            "message": application.get("message") or None,
-            "replicas": sum(len(one.get("replicas", [])) for one in application.get("deployments", {}).values()),
-        }
-        for name, application in found.get("applications", {}).items()
     ]
 
 

@@ -7,6 +7,7 @@ import typer
 from rich.markup import escape
 
 from mtp.cli.console import AsJson, OptionalConfigFile, Overrides, console, notes, print_json, print_table
+from mtp.cli.status_screen import show
 from mtp.config import Config, build_config, load_config
 from mtp.errors import MTPError
 
@@ -81,17 +82,8 @@ def status(as_json: AsJson = False) -> None:
     found = look()
     if as_json:
         print_json(found)
-        return
-    console.print(f"The local cluster is {found['cluster']}.")
-    for title, rows in found.items():
-        if title == "servers":
-            shown = [{"server": name, **server} for name, server in rows.items()]
-        elif title == "unreachable":
-            shown = [{"part": part, "why": why} for part, why in rows.items()]
-        else:
-            shown = rows if isinstance(rows, list) else []
-        if shown:
-            print_table(title.capitalize(), tuple(shown[0]), (tuple(row.values()) for row in shown))
+    else:
+        show(found, console)
 
 
 def logs(
