@@ -93,22 +93,31 @@ def test_a_request_whose_drafts_pay_no_more_ends_as_standard_decoding():
     assert not engine._controller.controls(sequence)
 
 
+class Known(StepCosts):
+    """Costs that stay what they are, whatever this machine takes."""
+
+    def verified(self, tokens, seconds):
+        pass
+
+    def drafted(self, rows, levels, seconds):
+        pass
+
+
 def test_probing_costs_no_more_than_its_share_of_the_time():
-    """Perfect drafts would pay, real ones do not: what was drafted stays within REGRET of the seconds spent."""
+    """Perfect drafts would pay, the model's are bad: what they cost stays within REGRET of the seconds spent."""
     engine = Engine(tiny_model("sequential"), options=ADAPTIVE)
-    known = costs(lambda n: 1 + 0.2 * (n - 1), lambda n: 0.3)
-    known.verified = known.drafted = lambda *_: None  # these are the costs, whatever this machine takes
-    engine._controller.costs = known
-    engine._controller.verified = lambda tokens, _: setattr(
-        engine._controller, "_spent", engine._controller._spent + known.verify(tokens)
-    )
-    engine._controller._everyone.observe(3, 0)
-    for _ in range(200):
-        engine._controller._everyone.observe(3, 0)
-    for _ in range(60):
+    controller, fill = engine._controller, Curve([(1, 0.3)])
+    controller.costs = known = Known(Curve([(1, 1.0), (64, 13.6)]), Curve([(1, 0.3), (8, 0.3)]), fill)
+    for _ in range(1000):
+        controller._everyone.observe(3, 0)
+    spent, probe = 0.0, 3 * PROBE_STEPS * (known.verify(2) - known.verify(1) + 0.3)
+    for _ in range(12):
+        before = engine.stats.target_passes
         finished(engine, 100)
+        spent += (engine.stats.target_passes - before) * known.verify(1)
+        controller._spent = spent
     drafted = sum(engine.stats.drafted_per_position)
-    assert 0 < drafted <= 3 * PROBE_STEPS * (1 + 60 * 100 * REGRET / (3 * 0.5 * PROBE_STEPS))
+    assert 0 < drafted <= 3 * PROBE_STEPS * (1 + spent * REGRET / probe)
 
 
 def test_costs_follow_the_machine_and_a_single_slow_step_changes_nothing():

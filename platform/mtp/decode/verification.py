@@ -144,13 +144,16 @@ def _rule(sequence: Sequence) -> str:
 
 
 def _to_host(verdict: Verdict, peak: Tensor) -> Emission:
-    """The one transfer of a step: all counts, tokens and peaks as exact float64."""
-    packed = torch.cat((verdict.accepted.unsqueeze(1).double(), verdict.tokens.double(), peak.double()), dim=1).cpu()
+    """What a verdict says, as plain numbers; from an accelerator in one transfer (all of it as exact float64)."""
     width = verdict.tokens.shape[1]
-    accepted, tokens, finite = [], [], []
-    for row, good in zip(packed.tolist(), packed[:, 1 + width :].isfinite().tolist(), strict=True):
-        stand = int(row[0])
-        accepted.append(stand)
-        tokens.append([int(value) for value in row[1 : stand + 2]])
-        finite.append(all(good[: stand + 1]))
-    return Emission(tokens, accepted, finite)
+    if peak.device.type == "cpu":
+        accepted, tokens, finite = verdict.accepted.tolist(), verdict.tokens.tolist(), peak.isfinite().tolist()
+    else:
+        packed = torch.cat(
+            (verdict.accepted.unsqueeze(1).double(), verdict.tokens.double(), peak.double()), dim=1
+        ).cpu()
+        accepted, finite = packed[:, 0].long().tolist(), packed[:, 1 + width :].isfinite().tolist()
+        tokens = packed[:, 1 : 1 + width].long().tolist()
+    emitted = [row[: stand + 1] for row, stand in zip(tokens, accepted, strict=True)]
+    good = [all(row[: stand + 1]) for row, stand in zip(finite, accepted, strict=True)]
+    return Emission(emitted, accepted, good)

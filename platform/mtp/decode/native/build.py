@@ -17,7 +17,7 @@ from mtp.config import home
 
 SOURCES = Path(__file__).parent
 COMPILERS = ("c++", "g++", "clang++")
-FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-Wno-psabi", "-ffp-contract=off", "-march=native")
+FLAGS = ("-O3", "-std=c++20", "-shared", "-fPIC", "-pthread", "-Wno-psabi", "-ffp-contract=off", "-march=native")
 TIMEOUT_S = 180
 
 
