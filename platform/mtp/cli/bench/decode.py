@@ -4,6 +4,7 @@ Greedy, a fixed number of new tokens, every contestant's outputs compared before
 batch size; ratios carry the names of DESIGN section 6.
 """
 
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -111,7 +112,7 @@ def bench_decode(
             engine.engine.stats.reset()
         rates = take_turns(list(contestants.values()), rounds, on_round)
         measured = {who: rates[one.name] for who, one in contestants.items()}
-        entries += [_described(who, one, engines.get(who), limits) for who, one in measured.items()]
+        entries += [_described(who, one, measured[STANDARD], engines.get(who), limits) for who, one in measured.items()]
         ratios += _ratios(name, batch, measured)
         worst.append(pairwise(measured[MTP], measured[STANDARD]))
     lowest = min(worst, key=lambda values: sorted(values)[len(values) // 2])
@@ -145,7 +146,7 @@ def _ratios(name: str, batch: int, measured: dict[str, Measured]) -> Iterator[Ra
 
 
 def _described(
-    decoder: str, measured: Measured, ours: OurEngine | None, limits: dict[str, float]
+    decoder: str, measured: Measured, standard: Measured, ours: OurEngine | None, limits: dict[str, float]
 ) -> Measured | dict[str, Any]:
     """The contestant's entry, with what its engine counted over all rounds, and its shares of the machine's limits."""
     from mtp.cli.bench.report import contestant_entry
@@ -159,6 +160,11 @@ def _described(
         shares = " ".join(f"{share:.0%}" for share in stats.acceptance_per_position)
         cost = stats.draft_seconds / max(sum(stats.drafted_per_position), 1)
         pass_seconds = stats.verify_seconds / max(stats.target_passes, 1)
-        entry["detail"] |= {"accepted": shares, "draft cost c": f"{cost / pass_seconds:.2f}"}
+        c, drafts = cost / pass_seconds, sum(stats.drafted_per_position) / max(stats.target_passes, 1)
+        predicted = f"{stats.tokens_per_step / (1 + c * drafts):.2f}"  # were a pass over drafts as cheap as one without
+        entry["detail"] |= {"accepted": shares, "draft cost c": f"{c:.2f}", "predicted at most": predicted}
+    if decoder == MTP:
+        shares_of_time = (a / b for a, b in zip(standard.processor_s, measured.processor_s, strict=True))
+        entry["detail"]["standard's processor time over its own"] = f"{statistics.median(shares_of_time):.2f}"
     entry["detail"] |= limit_shares(ours, measured.median, limits, int8=decoder == INT8)
     return entry

@@ -28,6 +28,8 @@ class Measured:
 
     contestant: Contestant
     rates: tuple[float, ...]
+    processor_s: tuple[float, ...] = ()
+    """Seconds of processor time of this process, one a round: what is left to compare on a machine that others use."""
 
     @property
     def median(self) -> float:
@@ -44,15 +46,17 @@ def take_turns(
 ) -> dict[str, Measured]:
     """Warm every contestant up once, then run all of them in each of `rounds` rounds; by name."""
     rates: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
+    processor: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
     for current in range(rounds + 1):
         for contestant in contestants:
             on_round(current, rounds, contestant.name)
-            began = time.perf_counter()
+            began, busy = time.perf_counter(), time.process_time()
             contestant.run()
-            seconds = time.perf_counter() - began
+            seconds, busy = time.perf_counter() - began, time.process_time() - busy
             if current:
                 rates[contestant.name].append(contestant.work / seconds)
-    return {contestant.name: Measured(contestant, tuple(rates[contestant.name])) for contestant in contestants}
+                processor[contestant.name].append(busy)
+    return {one.name: Measured(one, tuple(rates[one.name]), tuple(processor[one.name])) for one in contestants}
 
 
 def pairwise(a: Measured, b: Measured) -> tuple[float, ...]:
