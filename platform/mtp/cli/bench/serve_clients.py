@@ -102,5 +102,5 @@ def percentiles(seconds: Sequence[float]) -> str:
     """p50/p99 in milliseconds."""
     if len(seconds) < 2:
         return "-"
-    cuts = statistics.quantiles(seconds, n=100)
+    cuts = statistics.quantiles(seconds, n=100, method="inclusive")
     return f"{1000 * cuts[49]:.1f}/{1000 * cuts[98]:.1f}"

@@ -49,24 +49,29 @@ class LoadPoint:
 
 
 async def open_loop(server: Server, prompts: list[list[int]], size: ServeSize, capacity: float) -> list[LoadPoint]:
-    """`size.arrivals` requests at each of SHARES of `capacity` requests a second."""
+    """`size.arrivals` requests at each of SHARES of `capacity` requests a second.
+
+    Raises:
+        MTPError: one was refused, or ended early.
+    """
     generator = random.Random(0)
-    points = []
-    for share in SHARES:
-        point = LoadPoint(share, share * capacity)
-        async with server.connect(CONNECTIONS) as client, asyncio.TaskGroup() as group:
+    points = [LoadPoint(share, share * capacity) for share in SHARES]
+    for point in points:
+        async with server.connect(CONNECTIONS) as client:
+            arrived = []
             for number in range(size.arrivals):
-                group.create_task(_arrive(client, server.asked, prompts[number % len(prompts)], size, point))
+                prompt = prompts[number % len(prompts)]
+                arrived.append(asyncio.create_task(_arrive(client, server.asked, prompt, size, point)))
                 await asyncio.sleep(generator.expovariate(point.rate))
-        points.append(point)
+            await asyncio.gather(*arrived)
     return points
 
 
 async def _arrive(
-    client: httpx.AsyncClient, server: Server, prompt: list[int], size: ServeSize, point: LoadPoint
+    client: httpx.AsyncClient, asked: dict[str, object], prompt: list[int], size: ServeSize, point: LoadPoint
 ) -> None:
     began = time.perf_counter()
-    await stream_once(client, prompt, size, server.asked, point.waits)
+    await stream_once(client, prompt, size, asked, point.waits)
     point.whole.append(time.perf_counter() - began)
 
 
@@ -95,7 +100,7 @@ def latency_figure(points: Sequence[LoadPoint]) -> "Figure":
     waits = {"first token": [point.waits.first for point in points], "whole answer": [point.whole for point in points]}
     for panel, (name, seconds) in zip(panels, waits.items(), strict=True):
         for place, (label, colour) in {49: ("p50", "#0072B2"), 98: ("p99", "#D55E00")}.items():
-            heights = [1000 * statistics.quantiles(found, n=100)[place] for found in seconds]
+            heights = [1000 * statistics.quantiles(found, n=100, method="inclusive")[place] for found in seconds]
             panel.plot([point.rate for point in points], heights, marker="o", color=colour, label=label)
         panel.set_title(name)
         panel.set_xlabel("requests a second")
