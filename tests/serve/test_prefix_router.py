@@ -12,7 +12,7 @@ BLOCKS, LOOKAHEAD = 4, 3
 TOKENS = 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_each_beginning_is_computed_by_one_replica_with_the_router_and_by_both_without_it(
     endpoint, endpoint_keys, model_folder, client
 ):
