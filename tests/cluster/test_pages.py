@@ -29,7 +29,7 @@ def test_every_promise_of_the_security_page_names_a_test_that_exists():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_files_and_modules_in_commands_exist(page):
     text = blocks(page)
-    for path in re.findall(r"\b(?:cluster|configs)/[\w./-]+", page.read_text()):
+    for path in re.findall(r"(?<![\w/])(?:cluster|configs|tests)/[\w./-]+", page.read_text()):
         assert (ROOT / path).exists(), f"{page.name}: {path}"
     for module in re.findall(r"python -m ([\w.]+)", text):
         assert importlib.util.find_spec(module) is not None, f"{page.name}: {module}"
