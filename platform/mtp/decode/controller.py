@@ -9,7 +9,7 @@ Decisions depend on the past alone, so acceptance stays exact whatever is decide
 What keeps this from ever costing much more than standard decoding does: a request gets modules only where they promise
 to earn the filling of their caches; one whose drafts have not paid for PATIENCE steps is left to standard decoding for
 good, and costs what that costs; one step in REFRESH is made without drafts, so that both costs are known from the same
-minutes; and while drafts do not pay, single requests probe them for at most REGRET of the time.
+minutes; and while drafts do not seem to pay, single requests probe them whenever REGRET of the time spent allows it.
 """
 
 from collections.abc import Sequence as Items
@@ -105,7 +105,7 @@ class DraftController:
         self._drafting = False
         self._probe: Probe | None = None
         self._spent = 0.0
-        self._next_probe = 0.0
+        self._probed = 0.0
 
     def meet(self, sequence: Sequence) -> None:
         """A request has come; what becomes of it is decided before its first pass, by `settle`."""
@@ -169,7 +169,7 @@ class DraftController:
         depth, filling = max(choice.lengths), self.costs.fill(len(sequence.tokens))
         share = sequence.remaining * self.costs.verify(rows) / rows
         if share * (1 - 1 / choice.gain) <= depth * filling:
-            depth = self._most if self._may_probe(rows) else 0
+            depth = self._most if self._may_probe(rows, self._most * filling) else 0
             if depth:
                 self._probe = Probe(sequence.id, depth * filling)
         sequence.draft_limit, sequence.module_depth = depth, min(depth, sequence.module_depth)
@@ -179,11 +179,14 @@ class DraftController:
     def _belief(self, k: int) -> float:
         return self._everyone.chance(k, OPTIMISM, 2.0)
 
-    def _may_probe(self, rows: int) -> bool:
-        """Only where there is budget, and perfect drafts would pay."""
-        if self._probe is not None or self._spent < self._next_probe:
-            return False
-        return any(best_lengths([[1.0] * self._most] * rows, 0, self.costs, MARGIN).lengths)
+    def _may_probe(self, rows: int, filling: float) -> bool:
+        """Whether the budget has grown to what a probe among `rows` requests is going to cost."""
+        a_step = self._extra(rows, self._most)
+        return self._probe is None and self._probed + filling + PROBE_STEPS * a_step <= REGRET * self._spent
+
+    def _extra(self, tokens: int, drafts: int) -> float:
+        """Seconds that one request's drafts add to a step of so many tokens."""
+        return self.costs.verify(tokens + drafts) - self.costs.verify(tokens) + drafts * self.costs.draft(1)
 
     def _prolong(
         self, probe: Probe, sequences: Items[Sequence], rooms: Items[int], lengths: list[int], fixed: int
@@ -196,13 +199,14 @@ class DraftController:
         if more > 0:
             tokens = len(sequences) + fixed + sum(lengths)
             lengths[place] += more
-            probe.cost += self.costs.verify(tokens + more) - self.costs.verify(tokens) + more * self.costs.draft(1)
+            probe.cost += self._extra(tokens, more)
         probe.steps += 1
         if probe.steps >= PROBE_STEPS:
             self._end_probe(probe)
 
     def _end_probe(self, probe: Probe) -> None:
-        self._probe, self._next_probe = None, self._spent + probe.cost / REGRET
+        self._probe = None
+        self._probed += max(probe.cost, 0.0)
 
 
 def best_lengths(chances: Items[Items[float]], fixed: int, costs: StepCosts, margin: float) -> Choice:
