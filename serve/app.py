@@ -21,6 +21,7 @@ from serve.metrics_page import metrics_page
 from serve.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, Generating, TokenizeRequest, Wire
 from serve.request_log import RequestLog
 from serve.service import ServedModel, Service
+from serve.tracing import Arrivals
 
 Body = TypeVar("Body", bound=Wire)
 STATIC = Path(__file__).parent / "static"
@@ -48,6 +49,7 @@ def create_app(
             CORSMiddleware, allow_origins=cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"]
         )
     app.add_middleware(RequestLog, answered=lambda route, status: service().metrics.answered(route, status))
+    app.add_middleware(Arrivals)
     errors.install(app)
     _add_generation(app, service, settings)
     _add_tokens(app, service)

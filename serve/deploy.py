@@ -22,6 +22,7 @@ from mtp.registry import fetch_model, resolve_version, versions
 from serve.api_keys import KeyStore
 from serve.gateway import GatewayConfig, Route, ingress
 from serve.proxy import is_loopback, start_proxy
+from serve.tracing import tracing_target
 from serve.versions import start_version, stop_version
 
 READY_TIMEOUT_S = 180.0
@@ -63,6 +64,7 @@ def deploy(
         UsageError: the model does not exist, the port is taken, or there is nothing to be a canary of.
         MTPError: the model is damaged, or does not come up; what was served goes on.
     """
+    tracing_target(config.traces)
     version_uri = resolve_version(model_uri, tracking_uri)
     load_model_config(fetch_model(version_uri, tracking_uri))
     host, store = _host(config, on_note)
@@ -205,6 +207,7 @@ def _gateway_config(
         keys_required=not is_loopback(host),
         max_body_bytes=config.max_body_bytes,
         log_prompts=config.log_prompts,
+        traces=tracing_target(config.traces),
     )
 
 

@@ -19,6 +19,7 @@ from serve.app import Settings, create_app
 from serve.remote_engine import RemoteEngine
 from serve.request_log import start_logging
 from serve.service import ServedModel, Service
+from serve.tracing import Tracer
 
 ENGINE_DEPLOYMENT = "replica"
 
@@ -50,6 +51,7 @@ class GatewayConfig(BaseModel):
     keys_required: bool = False
     max_body_bytes: int = 16 * 2**20
     log_prompts: bool = False
+    traces: str | None = None
 
 
 class Gateway:
@@ -75,6 +77,9 @@ class Gateway:
         self.settings.max_body_bytes = config.max_body_bytes
         self.settings.log_prompts = config.log_prompts
         self.service.notes = dict(config.notes)
+        if self.service.tracer.target != config.traces:
+            self.service.tracer.close()
+            self.service.tracer = Tracer(config.traces)
         self.service.models = models
 
     def told(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from serve.errors import APIError
 from serve.gateway_metrics import GatewayMetrics
 from serve.limits import KeyLimits
 from serve.replica import Description
+from serve.tracing import Tracer
 
 
 @dataclass
@@ -60,6 +61,7 @@ class Service:
         """By name: versions with their shares of the traffic, the main one first."""
         self.limits = KeyLimits()
         self.metrics = GatewayMetrics()
+        self.tracer = Tracer()
         self.notes: dict[str, str] = {}
         """By name: why the newest version is not served, where that is so."""
 
@@ -111,7 +113,10 @@ class Service:
 
     @contextmanager
     def _counted(self, model: ServedModel, choices: Sequence[Choice], key: APIKey | None) -> Iterator[None]:
-        with self.metrics.request(model.name, model.uri, choices):
+        with (
+            self.metrics.request(model.name, model.uri, choices),
+            self.tracer.request(model.name, model.uri, choices),
+        ):
             try:
                 yield
             finally:
