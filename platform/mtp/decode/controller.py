@@ -113,8 +113,12 @@ class DraftController:
 
     def settle(self, rows: int) -> None:
         """Decide how many modules each newcomer keeps up, now that `rows` are known to run together."""
+        if not self._newcomers:
+            return
+        belief = [self._belief(k) for k in range(self._most)]
+        choice = best_lengths([belief] * rows, 0, self.costs, MARGIN)
         for sequence in self._newcomers:
-            self._enter(sequence, rows)
+            self._enter(sequence, rows, choice)
         self._newcomers.clear()
 
     def controls(self, sequence: Sequence) -> bool:
@@ -163,9 +167,7 @@ class DraftController:
         turns.count(any(lengths))
         return lengths
 
-    def _enter(self, sequence: Sequence, rows: int) -> None:
-        belief = [self._belief(k) for k in range(self._most)]
-        choice = best_lengths([belief] * rows, 0, self.costs, MARGIN)
+    def _enter(self, sequence: Sequence, rows: int, choice: Choice) -> None:
         depth, filling = max(choice.lengths), self.costs.fill(len(sequence.tokens))
         share = sequence.remaining * self.costs.verify(rows) / rows
         if share * (1 - 1 / choice.gain) <= depth * filling:
