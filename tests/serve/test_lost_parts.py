@@ -129,7 +129,7 @@ def test_a_killed_node_costs_no_stream_and_changes_no_text(endpoint, endpoint_ke
         undeploy(model="spread")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_poisoned_request_fails_alone_and_its_batchmates_say_what_they_say_alone(
     endpoint, endpoint_keys, model_folder, tmp_path, client
 ):
