@@ -32,7 +32,8 @@ class Run:
         self.events = []
         self.uri = uri
         self.on_event = on_event
-        self.result = fit(config, run_id=new_run(uri), tracking_uri=uri, on_progress=self.take)
+        self.run_id = new_run(uri)
+        self.result = fit(config, run_id=self.run_id, tracking_uri=uri, on_progress=self.take)
 
     def take(self, event):
         self.events.append(event)
