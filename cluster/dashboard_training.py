@@ -42,7 +42,8 @@ PANELS: list[Panel] = [
         [
             (
                 "{{ray_train_run_name}} {{ray_train_controller_state}}",
-                f"max(ray_train_controller_state{WORKERS}) by (ray_train_run_name, ray_train_controller_state) > 0",
+                f"max(last_over_time(ray_train_controller_state{WORKERS}[$__range]))"
+                " by (ray_train_run_name, ray_train_controller_state) > 0",
             )
         ],
     ),
@@ -52,7 +53,7 @@ PANELS: list[Panel] = [
         [
             (
                 "{{ray_train_run_name}} rank {{ray_train_worker_world_rank}}",
-                f"max(ray_train_report_total_blocked_time_s{WORKERS})"
+                f"max(last_over_time(ray_train_report_total_blocked_time_s{WORKERS}[$__range]))"
                 " by (ray_train_run_name, ray_train_worker_world_rank)",
             )
         ],

@@ -40,7 +40,7 @@ def queries(*names):
     for name in names:
         for panel in dashboard(name)["panels"]:
             for target in panel["targets"]:
-                query = target["expr"].replace("$__rate_interval", "2m")
+                query = target["expr"].replace("$__rate_interval", "2m").replace("$__range", "30m")
                 for variable in DASHBOARDS[name][1]:
                     query = query.replace(f"${variable}", ".*")
                 yield f"{name}: {panel['title']}", target["legendFormat"], query

@@ -25,25 +25,30 @@ def series_of(name: str) -> tuple[str, str] | None:
 
 
 class Published:
-    """A metric sink that publishes what passes through it on its way to another."""
+    """A metric sink that publishes what passes through it on its way to another.
+
+    Ray forgets a gauge that is not set again, so all are set at every call: held-out losses too, which come rarely.
+    """
 
     def __init__(self, sink: MetricSink, run: str) -> None:
         """`run`: the name by which the training is told from others."""
         self._sink = sink
         self._run = run
         self._gauges: dict[str, Gauge] = {}
+        self._values: dict[tuple[str, str], float] = {}
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Publish, and pass on."""
-        self._set("mtp_train_step", "", step)
+        self._values["mtp_train_step", ""] = step
         for name, value in metrics.items():
             series = series_of(name)
             if series is not None:
-                self._set(*series, value)
+                self._values[series] = value
+        for (name, horizon), value in self._values.items():
+            self._gauge(name).set(value, {"run": self._run, "horizon": horizon})
         self._sink.log(step, metrics)
 
-    def _set(self, name: str, horizon: str, value: float) -> None:
-        gauge = self._gauges.get(name)
-        if gauge is None:
-            gauge = self._gauges[name] = Gauge(name, "The newest value; MLflow has them all.", _LABELS)
-        gauge.set(value, {"run": self._run, "horizon": horizon})
+    def _gauge(self, name: str) -> Gauge:
+        if name not in self._gauges:
+            self._gauges[name] = Gauge(name, "The newest value; MLflow has them all.", _LABELS)
+        return self._gauges[name]
