@@ -81,6 +81,7 @@ def trainer_rate(config: Config, threads: int) -> float | None:
             disable_tqdm=True,
         )
         trainer = transformers.Trainer(model=model, args=arguments, train_dataset=rows, callbacks=[Clock()])
+        trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
         trainer.train()
     return _rate(config, marks)
 
