@@ -98,7 +98,7 @@ class Tracer:
         arrival = _arrival.get() or _Arrival(began, {})
         tokens = sum(choice.text.tokens for choice in choices)
         prompt = sum(len(choice.prompt) for choice in choices)
-        facts = {"gen_ai.request.model": name, "mtp.model_uri": uri}
+        facts: dict[str, Any] = {"gen_ai.request.model": name, "mtp.model_uri": uri}
         facts |= {"gen_ai.usage.input_tokens": prompt, "gen_ai.usage.output_tokens": tokens}
         parent = spans.root("request", arrival, facts, error)
         spans.child(parent, "ingress", arrival.when, began)
