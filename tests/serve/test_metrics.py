@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.dashboard import FILE, dashboard
+from cluster.dashboard import FOLDER, dashboard
 from serve.metrics_page import joined
 from tests.serve.conftest import value_of, wait_for
 
@@ -35,7 +35,7 @@ def test_every_panel_asks_for_series_that_exist_with_labels_that_exist():
 
 
 def test_the_file_is_what_the_code_writes():
-    assert json.loads(FILE.read_text()) == dashboard()
+    assert json.loads((FOLDER / "serving.json").read_text()) == dashboard()
 
 
 def test_pages_of_several_nodes_are_joined_family_by_family():
