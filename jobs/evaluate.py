@@ -77,6 +77,7 @@ def card_of(report: EvaluationReport) -> ModelCard:
 
 def measure(config: Config, fetch: FetchModel, name: str = "") -> EvaluationReport:
     """Evaluate a model on the configured text and prompts; the report calls it `name` (default: its folder)."""
+    names = task_pieces(config.evaluate)
     gpu = uses_gpu(config)
     settings = settings_of(config, "cuda" if gpu else "cpu")
     cpus, workers = config.evaluate.cpus, config.evaluate.workers
@@ -90,28 +91,32 @@ def measure(config: Config, fetch: FetchModel, name: str = "") -> EvaluationRepo
         pieces.keep(part.spec.name, part)
         parts.append(part)
     report = report_of(name or folder, settings, plan, parts)
-    scores = scored_tasks(config, fetch, plan.key)
+    scores = scored_tasks(config, fetch, names, plan.key)
     pieces.clear()
     return report.model_copy(update={"tasks": scores})
 
 
-def scored_tasks(config: Config, fetch: FetchModel, key: str) -> list[TaskScores]:
-    """Every file of `evaluate.tasks`; `key` is that of the evaluation, whose tasks are kept as they are done."""
+def task_pieces(asked: EvaluateConfig) -> dict[str, str]:
+    """What keeps the scores of each file of `evaluate.tasks`; refuses, before anything is measured, what is no task."""
+    limit = asked.task_documents or "all"
+    return {
+        file: f"{task_name(file)}-{hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]}-{limit}"
+        for file in asked.tasks
+    }
+
+
+def scored_tasks(config: Config, fetch: FetchModel, names: dict[str, str], key: str) -> list[TaskScores]:
+    """The scores of every task file; `key` is that of the evaluation, whose tasks are kept as they are done."""
     asked = config.evaluate
     pieces = Pieces(home() / "evaluations" / f"{key}-tasks", TaskScores)
-    names = {file: f"{task_name(file)}-{_content(file)}-{asked.task_documents or 'all'}" for file in asked.tasks}
     found = {file: scores for file, name in names.items() if (scores := pieces.find(name))}
-    left = [file for file in asked.tasks if file not in found]
+    left = [file for file in names if file not in found]
     task = partial(scored, fetch, asked, min(asked.workers, len(left)), "cuda" if uses_gpu(config) else "cpu")
     for file, scores in spread(task, left, at_once=asked.workers, cpus=asked.cpus, gpus=int(uses_gpu(config))):
         pieces.keep(names[file], scores)
         found[file] = scores
     pieces.clear()
-    return [found[file] for file in asked.tasks]
-
-
-def _content(file: str) -> str:
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
+    return [found[file] for file in names]
 
 
 def settings_of(config: Config, device: str) -> EvaluationSettings:
