@@ -41,12 +41,19 @@ class MetricLogger:
         self._client: MlflowClient | None = None
         self._failures = 0
         self._next_try = 0.0
+        self._tried = threading.Event()
         self._closing = threading.Event()
         self._wake = threading.Event()
         self._flushed = threading.Condition()
         self._rounds = 0
         self._thread = threading.Thread(target=self._run, name="mlflow-metrics", daemon=True)
         self._thread.start()
+
+    def ready(self, timeout_s: float = 60.0) -> None:
+        """Wait until the registry was first spoken to, or did not answer: whoever times what comes next would
+        otherwise time the import of MLflow beside it.
+        """
+        self._tried.wait(timeout_s)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Hand over the values of one step."""
@@ -85,6 +92,8 @@ class MetricLogger:
         self.close()
 
     def _run(self) -> None:
+        self._connects()
+        self._tried.set()
         while not self._closing.is_set():
             self._wake.wait(self._interval_s)
             self._wake.clear()
@@ -116,13 +125,20 @@ class MetricLogger:
             if point.step > self._spooled_steps.get(point.name, -1):
                 found.append(point)
 
-    def _sends(self, points: list[Point]) -> bool:
+    def _connects(self) -> bool:
         try:
-            if self._client is None:
-                self._client = client(self._uri)
+            self._client = self._client or client(self._uri)
+        except Exception as error:  # whatever the client raises, training must not notice
+            self._failed(error)
+        return self._client is not None
+
+    def _sends(self, points: list[Point]) -> bool:
+        if not self._connects() or self._client is None:
+            return False
+        try:
             wanted = [point for point in points if point.step > self._last_step(point.name)]
             _log_batches(self._client, self._run_id, wanted)
-        except Exception as error:  # whatever the client raises, training must not notice
+        except Exception as error:  # as above
             self._failed(error)
             return False
         self._failures = 0

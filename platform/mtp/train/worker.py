@@ -35,7 +35,7 @@ from mtp.train.gauges import Gauges
 from mtp.train.loop import Crew, LoopEnd, TrainLoop
 from mtp.train.loss_module import LossModule
 from mtp.train.manifest import Manifest, TrainerState, newest_whole
-from mtp.train.process import quiet, seed_everything, share_cores
+from mtp.train.process import pause_less, quiet, seed_everything, share_cores
 from mtp.train.published import Published
 from mtp.train.recorder import Recorder
 from mtp.train.rollback import require_leave, roll_back
@@ -100,6 +100,7 @@ class _Worker:
         self._plan(state)
         batches = feed.batches(lambda text: self._tell(Notice(text)), self.device)
         loop = TrainLoop(self.config, self._crew(), state, self.device)
+        pause_less()
         end = loop.run(batches)
         if end is LoopEnd.DIVERGED:
             self._roll_back(loop)
@@ -249,6 +250,7 @@ class _Worker:
 
         # An earlier attempt may have logged some steps, even one that left no checkpoint.
         self.logger = MetricLogger(self.job.tracking_uri, self.job.run_id, resumed=True)
+        self.logger.ready()
         sink = Published(self.logger, self.config.train.run_name)
         return Recorder(sink, self.flops_per_token, peak)
 

@@ -1,8 +1,8 @@
 """`mtp bench train --platform`: the whole platform against a bare PyTorch loop, Hugging Face's Trainer, and itself.
 
 Ray Data, Ray Train, DeepSpeed and MLflow with one worker, against a loop of forward, loss, backward, clipping and AdamW
-on the same batches that lie in memory; then two workers of one thread against one of one thread. Rates leave out
-start-up, which has a table of its own, and checkpoints.
+on the same batches that lie in memory; then two workers of one thread against one of one thread: each with the rows
+that the one has, and with half of them. Rates leave out start-up, which has a table of its own, and checkpoints.
 """
 
 import os
@@ -18,7 +18,7 @@ from mtp.config import Config
 
 PLATFORM, BARE = "platform", "bare loop"
 PLATFORM_1, TRAINER = "platform, one horizon", "Hugging Face Trainer, one horizon"
-ONE, TWO = "1 worker, 1 thread", "2 workers, 1 thread each"
+ONE, TWO, HALVES = "1 worker, 1 thread", "2 workers, 1 thread each", "2 workers, 1 thread each, half the rows each"
 INTERVALS = 6
 
 
@@ -28,6 +28,7 @@ def bench_platform(
     """Contestants and ratios. The process must be connected to Ray."""
     common = {"steps": steps, "log_every": max(steps // INTERVALS, 1), "evaluate_rows": 8}
     cores = os.cpu_count() or 1
+    single = common | {"threads_per_worker": 1}
     whole = bench_config(smoke, num_workers=1, threads_per_worker=cores, **common)
     prepare_bench_data(whole)
     plain = _one_horizon(whole)
@@ -45,8 +46,9 @@ def bench_platform(
         BARE: lambda: bare_loop_rate(whole, cores),
         PLATFORM_1: platform(plain),
         TRAINER: lambda: trainer_rate(plain, cores),
-        ONE: platform(bench_config(smoke, num_workers=1, threads_per_worker=1, **common)),
-        TWO: platform(bench_config(smoke, num_workers=2, threads_per_worker=1, **common)),
+        ONE: platform(bench_config(smoke, num_workers=1, **single)),
+        TWO: platform(bench_config(smoke, num_workers=2, batch_size=2 * whole.train.batch_size, **single)),
+        HALVES: platform(bench_config(smoke, num_workers=2, **single)),
     }
     rates: dict[str, list[float]] = {name: [] for name in runs}
     for current in range(1, rounds + 1):
@@ -72,6 +74,7 @@ def _ratios(rates: dict[str, list[float]]) -> Iterator[Ratio]:
     for name, ours, theirs, target in (
         ("platform_vs_bare_loop", PLATFORM, BARE, 0.97),
         ("workers_2_vs_1", TWO, ONE, 1.8),
+        ("workers_2_vs_1_same_batch", HALVES, ONE, 1.0),
         ("platform_vs_hf_trainer", PLATFORM_1, TRAINER, 1.0),
     ):
         if rates[theirs]:
