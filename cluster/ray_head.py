@@ -55,6 +55,7 @@ def environment(token_file: Path, mlflow_url: str) -> dict[str, str]:
         "DASHBOARD_METRIC_PORT": str(dashboard_metrics_port),
         "PYTHONPATH": os.pathsep.join(source_roots() + [path for path in [os.environ.get("PYTHONPATH")] if path]),
         "RAY_raylet_start_wait_time_s": "120",  # half a minute by default, which a busy machine does not make
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a killed proxy refuses clients until Serve has noticed
         **HOOK,
         **LOOPBACK_ONLY,
         **QUIET,

@@ -10,6 +10,7 @@ from typing import Any
 
 from mtp.config import ServeConfig
 from mtp.errors import MTPError
+from mtp.threads import SPIN
 from serve.autoscaling import autoscaling_config
 from serve.gateway import ENGINE_DEPLOYMENT
 from serve.replica import Replica
@@ -53,7 +54,7 @@ def replica_deployment(config: ServeConfig) -> Any:
     from ray import serve
     from ray.serve.config import RequestRouterConfig
 
-    threads = {"OMP_NUM_THREADS": str(config.num_threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    threads = {"OMP_NUM_THREADS": str(config.num_threads), **SPIN}
     scaling = autoscaling_config(config)
     number = {"num_replicas": config.num_replicas} if scaling is None else {"autoscaling_config": scaling}
     router = {}

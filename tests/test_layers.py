@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = {
     "mtp.errors": 0,
+    "mtp.threads": 0,
     "mtp.config": 0,
     "mtp.tokenizer": 0,
     "mtp.objective": 1,

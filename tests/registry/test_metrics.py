@@ -45,6 +45,15 @@ def test_a_resumed_run_does_not_repeat_steps(tracking):
     assert history(tracking.uri, run_id, "train/new") == [(step, step) for step in range(6, 14)]
 
 
+def test_a_logger_is_ready_when_the_registry_answered_and_when_it_did_not(tracking, own_home):
+    dead = f"http://127.0.0.1:{free_ports(1)[0]}"
+    for uri, answers in ((tracking.uri, True), (dead, False)):
+        logger = MetricLogger(uri, start_run(tracking, "train", {}))
+        logger.ready()
+        logger.log(1, {"train/loss": 1.0})
+        assert logger.close() is answers
+
+
 @pytest.mark.slow
 def test_a_registry_that_goes_away_and_comes_back_misses_nothing(own_home, second_server, capfd):
     port = free_ports(1)[0]

@@ -6,16 +6,15 @@ import sys
 from types import FrameType
 
 from mtp.errors import MTPError
+from mtp.threads import SPIN
 
 
 def main() -> None:
     """Entry point of the console script: runs a command and turns its outcome into an exit code."""
     from mtp.cli.app import app, debugging
 
-    # A thread that waits for its team spins for some tenths of a millisecond, then sleeps: sleeping at once costs the
-    # training step 40 % of its speed, spinning without end takes the cores from the processes beside it. Inherited by
-    # Ray's workers, and read when torch is imported.
-    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+    for name, value in SPIN.items():  # Ray's workers inherit it
+        os.environ.setdefault(name, value)
     signal.signal(signal.SIGTERM, _interrupt)  # so that what a command started is stopped, as on Ctrl-C
     try:
         app()
