@@ -54,7 +54,9 @@ def replica_deployment(config: ServeConfig) -> Any:
     from ray import serve
     from ray.serve.config import RequestRouterConfig
 
-    threads = {"OMP_NUM_THREADS": str(config.num_threads), **SPIN}
+    variables = {"OMP_NUM_THREADS": str(config.num_threads), **SPIN}
+    if config.engine == "vllm":  # else Ray kills leash.py when the replica ends, and vLLM lives on
+        variables["RAY_kill_child_processes_on_worker_exit"] = "false"
     scaling = autoscaling_config(config)
     number = {"num_replicas": config.num_replicas} if scaling is None else {"autoscaling_config": scaling}
     router = {}
@@ -72,7 +74,7 @@ def replica_deployment(config: ServeConfig) -> Any:
         ray_actor_options={
             "num_cpus": config.num_cpus,
             "num_gpus": config.num_gpus,
-            "runtime_env": {"env_vars": threads},
+            "runtime_env": {"env_vars": variables},
         },
         **number,
         **router,
