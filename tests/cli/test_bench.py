@@ -74,7 +74,7 @@ def test_bench_decode_smoke_writes_the_ratios_by_their_names(tmp_path):
     [
         (["data"], {"stream_vs_memmap", "data_wait_fraction"}),
         (["data", "--prepare"], {"prepare_vs_tokenizers"}),
-        (["train", "--platform"], {"platform_vs_bare_loop", "workers_2_vs_1"}),
+        (["train", "--platform"], {"platform_vs_bare_loop", "workers_2_vs_1", "workers_2_vs_1_same_batch"}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
