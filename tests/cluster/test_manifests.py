@@ -16,6 +16,7 @@ import yaml
 from cluster.kubernetes_secrets import NAMES, secret_list
 from mtp.config import load_config
 from mtp.errors import UsageError
+from mtp.threads import SPIN
 from tests.cluster.kustomize import render
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -311,3 +312,9 @@ def test_the_replicas_fit_the_workers_that_may_be_started(overlay):
                 needed[kind] += number * deployment["ray_actor_options"].get(kind, 0)
     assert needed["num_cpus"] <= group["maxReplicas"] * float(requests["cpu"])
     assert needed["num_gpus"] <= group["maxReplicas"] * float(requests.get("nvidia.com/gpu", 0))
+
+
+@pytest.mark.parametrize("name", ["raycluster", "rayservice"])
+def test_threads_wait_in_pods_as_they_do_everywhere(name):
+    containers = re.findall(r"name: GOMP_SPINCOUNT, value: \"(\d+)\"", (FOLDER / "base" / f"{name}.yaml").read_text())
+    assert containers == [SPIN["GOMP_SPINCOUNT"]] * 2  # head and workers

@@ -92,7 +92,7 @@ class MetricLogger:
         self.close()
 
     def _run(self) -> None:
-        self._connects()
+        self._sends([])  # connects
         self._tried.set()
         while not self._closing.is_set():
             self._wake.wait(self._interval_s)
@@ -125,20 +125,13 @@ class MetricLogger:
             if point.step > self._spooled_steps.get(point.name, -1):
                 found.append(point)
 
-    def _connects(self) -> bool:
-        try:
-            self._client = self._client or client(self._uri)
-        except Exception as error:  # whatever the client raises, training must not notice
-            self._failed(error)
-        return self._client is not None
-
     def _sends(self, points: list[Point]) -> bool:
-        if not self._connects() or self._client is None:
-            return False
         try:
+            if self._client is None:
+                self._client = client(self._uri)
             wanted = [point for point in points if point.step > self._last_step(point.name)]
             _log_batches(self._client, self._run_id, wanted)
-        except Exception as error:  # as above
+        except Exception as error:  # whatever the client raises, training must not notice
             self._failed(error)
             return False
         self._failures = 0

@@ -56,11 +56,12 @@ def bench_platform(
             on_round(current, rounds, name)
             rate = run()
             rates[name] += [rate] if rate is not None else []
-    detail = {"batch": f"{whole.train.batch_size} x {whole.data.seq_len}", "steps": steps}
-    entries: list[dict[str, Any] | Measured] = [
-        Measured(Contestant(name, lambda: None, 0, detail=detail), tuple(found)) if found else _missing(name)
-        for name, found in rates.items()
-    ]
+    rows = dict.fromkeys(runs, whole.train.batch_size) | {TWO: 2 * whole.train.batch_size}
+    entries: list[dict[str, Any] | Measured] = []
+    for name, found in rates.items():
+        detail = {"batch": f"{rows[name]} x {whole.data.seq_len}", "steps": steps}
+        measured = Measured(Contestant(name, lambda: None, 0, detail=detail), tuple(found))
+        entries.append(measured if found else _missing(name))
     return [*entries, *_startup(startups)], list(_ratios(rates))
 
 
