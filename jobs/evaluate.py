@@ -21,6 +21,7 @@ from mtp.evaluate import (
     PartSpec,
     TaskScores,
     acceptance_figure,
+    domains_figure,
     measure_part,
     plan_evaluation,
     reliability_figure,
@@ -173,6 +174,10 @@ def record(run_id: str, uri: str, report: EvaluationReport, step: int = 0, taken
     figures = {"reliability.png": reliability_figure(points, report.ece)}
     if report.decoding is not None and report.decoding.lengths:
         figures["acceptance.png"] = acceptance_figure(report.decoding.acceptance, report.agreement)
+    if report.domains:
+        log_table(run_id, "domains_table.json", *report.domain_table(), uri=uri)
+        if any(domain.acceptance for domain in report.domains.values()):
+            figures["domains.png"] = domains_figure({name: it.acceptance for name, it in report.domains.items()})
     log_figures(run_id, figures, uri=uri)
 
 

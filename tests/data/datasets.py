@@ -4,7 +4,10 @@ import json
 
 import numpy as np
 
+from mtp.data import open_dataset
+from mtp.data.domains import DocumentDomain, encode_domains
 from mtp.data.manifest import MANIFEST_NAME, CorpusRecord, FileRecord, Manifest, ShardRecord
+from mtp.data.packing import pack_documents
 from mtp.data.shards import encode_shard, rows_per_group, sha256, token_dtype
 from mtp.data.storage import Location
 from mtp.tokenizer import Tokenizer
@@ -51,6 +54,38 @@ def write_dataset(folder, shard_rows=(40, 40, 23), seq_len=16, vocab_size=300, s
     ).sealed()
     (location / MANIFEST_NAME).write(manifest.to_bytes())
     return manifest
+
+
+def write_split(folder, shards, vocab_size=300, seq_len=8):
+    """A validation split of shards of (domain, ids) documents, opened."""
+    manifest = write_dataset(folder, shard_rows=(1,), seq_len=seq_len, vocab_size=vocab_size)
+    location, records, entries = Location.of(folder), [], []
+    for number, documents in enumerate(shards):
+        tokens, document = pack_documents([ids for _, ids in documents], seq_len, 0, vocab_size)
+        content = encode_shard(tokens, document)
+        name = f"shard-{number:05d}.parquet"
+        (location / name).write(content)
+        records.append(
+            ShardRecord(
+                name=name,
+                rows=len(tokens),
+                tokens=int((document >= 0).sum()),
+                documents=len(documents),
+                bytes=content.size,
+                sha256=sha256(content),
+            )
+        )
+        entries += [DocumentDomain(domain, len(ids) + 1) for domain, ids in documents]
+    content = encode_domains(entries)
+    (location / "domains.parquet").write(content)
+    changed = {
+        "split": "validation",
+        "shards": tuple(records),
+        "rows": sum(record.rows for record in records),
+        "domains": FileRecord(name="domains.parquet", sha256=sha256(content)),
+    }
+    (location / MANIFEST_NAME).write(manifest.model_copy(update=changed).sealed().to_bytes())
+    return open_dataset(folder)
 
 
 def _file(location, name, text):

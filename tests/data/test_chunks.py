@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtp.data.chunks import PIECE_BYTES, make_chunks, sample_pieces, split_pieces
-from mtp.data.documents import FileReport, read_documents
+from mtp.data.documents import Columns, FileReport, read_documents
 from mtp.errors import UsageError
 
 
@@ -66,7 +66,7 @@ def test_a_single_text_file_is_cut_between_characters_and_loses_none(tmp_path, t
     size = path.stat().st_size
     pieces = split_pieces([FileReport("book.txt", str(path), size, "sha", size)], 0.1)
     parts = [
-        next(read_documents(piece.path, piece.url, piece.start, piece.stop, "text")).text
+        next(read_documents(piece.path, piece.url, piece.start, piece.stop, Columns("text"))).text
         for piece in (*pieces.train, *pieces.validation)
     ]
     assert "".join(parts) == text and 0.05 * size < pieces.validation[0].bytes < 0.2 * size

@@ -12,17 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtp.data.corpus import SourceFile, find_corpus, split_paths
-from mtp.data.documents import Document, Unreadable, inspect_file, read_documents
+from mtp.data.documents import Columns, Document, Unreadable, inspect_file, read_documents
 from mtp.errors import MTPError, UsageError
 
 
 def inspect(path, column="text"):
-    return inspect_file(SourceFile(path.name, str(path), path.stat().st_size), column)
+    return inspect_file(SourceFile(path.name, str(path), path.stat().st_size), Columns(column))
 
 
 def read(path, column="text", start=0, stop=None):
     stop = inspect(path, column).length if stop is None else stop
-    return list(read_documents(path.name, str(path), start, stop, column))
+    return list(read_documents(path.name, str(path), start, stop, Columns(column)))
 
 
 def test_the_default_corpus_is_the_standard_library_without_tests_and_installed_packages():

@@ -16,7 +16,7 @@ from mtp.config import DataConfig
 from mtp.data import open_dataset, open_training_data
 from mtp.data.chunks import make_chunks, split_pieces
 from mtp.data.corpus import find_corpus
-from mtp.data.documents import inspect_file
+from mtp.data.documents import Columns, inspect_file
 from mtp.data.packing import PADDING
 from mtp.data.stream.prepare import prepare
 from mtp.data.stream.shard_task import ShardSettings, encode_documents, make_shard
@@ -123,9 +123,9 @@ def test_one_process_without_a_cluster_makes_the_same_bytes(prepared, tmp_path):
     """Tasks know only their chunk: how many run at once, where, and in what order, changes nothing."""
     folder, data, _ = prepared
     corpus = find_corpus(str(folder / "corpus"))
-    reports = [inspect_file(file, "text") for file in corpus.files]
+    reports = [inspect_file(file, Columns("text")) for file in corpus.files]
     rules = ShardSettings(
-        workspace=str(tmp_path), tokenizer_json=data.train.tokenizer.to_json(), seq_len=64, text_column="text"
+        workspace=str(tmp_path), tokenizer_json=data.train.tokenizer.to_json(), seq_len=64, columns=Columns("text")
     )
     for chunk in reversed(make_chunks(split_pieces(reports, 0.05), 4096, 64)):
         shard = make_shard(chunk, rules).shard

@@ -10,7 +10,7 @@ from mtp.errors import MTPError, UsageError
 from mtp.evaluate import EvaluationReport, evaluate
 from mtp.evaluate.documents import whole_documents
 from mtp.tokenizer import Tokenizer
-from tests.data.datasets import write_dataset
+from tests.data.datasets import write_dataset, write_split
 from tests.evaluate.conftest import TOKENIZER, TOKENS, VOCABULARY, tiny_model
 
 
@@ -178,3 +178,25 @@ def test_a_data_set_that_is_not_there_is_named(model_folder, tmp_path):
 def test_a_model_that_is_not_there_is_named(dataset, tmp_path):
     with pytest.raises(MTPError, match="nowhere"):
         evaluate(tmp_path / "nowhere", dataset)
+
+
+def test_the_largest_domains_of_the_data_are_measured_as_if_prepared_apart(model_folder, tmp_path):
+    ids = [[1 + (7 * k + j) % (TOKENS - 1) for j in range(20 + k)] for k in range(8)]
+    names = ["law/eu", ".", "law/eu", ".", ".", "poems", "law/eu", "law/eu"]
+    whole = write_split(tmp_path / "whole", [list(zip(names, ids, strict=True))], TOKENS)
+    alone = write_split(
+        tmp_path / "law", [[("law", its) for name, its in zip(names, ids, strict=True) if name == "law/eu"]], TOKENS
+    )
+    sizes = {"window": 8, "max_rows": 12, "prompts": 3, "prompt_tokens": 4, "new_tokens": 8}
+    report = evaluate(model_folder, str(whole.location), largest_domains=2, **sizes)
+    expected = evaluate(model_folder, str(alone.location), **sizes)
+    assert list(report.domains) == ["law/eu", "."]
+    law = report.domains["law/eu"]
+    assert (law.tokens, law.perplexity) == (expected.tokens, pytest.approx(expected.perplexity))
+    assert law.acceptance == expected.decoding.acceptance
+    assert report.metrics()["eval/law_eu/ppl"] == law.perplexity
+    assert "eval/_/ppl" in report.metrics()
+    columns, rows = report.domain_table()
+    assert len(columns) == 8 and [row[0] for row in rows] == ["law/eu", "."]
+    with pytest.raises(UsageError, match=r"names a data set '\.', which is also a domain"):
+        evaluate(model_folder, str(whole.location), largest_domains=2, domains={".": str(alone.location)}, **sizes)

@@ -42,14 +42,21 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="Prepared data set; default: the configuration's validation.")
     ] = None,
+    domains: Annotated[
+        int | None, typer.Option(min=0, help="Measure so many domains of the data apart: its largest source folders.")
+    ] = None,
     config: Annotated[str | None, typer.Option(help="YAML file of the configuration.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a model: perplexity, agreement per horizon, acceptance, tokens per step."""
     from mtp.cli.cluster import configuration
+    from mtp.cli.evaluation_report import show_evaluation
+    from mtp.evaluate.report import EvaluationReport
 
-    chosen = [f"evaluate.{key}={value}" for key, value in (("model", model_uri), ("data", data)) if value]
-    show(run("evaluate", configuration(config, chosen)), as_json)
+    settings = {"model": model_uri, "data": data, "largest_domains": domains}
+    chosen = [f"evaluate.{key}={value}" for key, value in settings.items() if value]
+    report = run("evaluate", configuration(config, chosen))
+    show_evaluation(EvaluationReport.model_validate(report), as_json)
 
 
 def submit(

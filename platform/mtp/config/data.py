@@ -23,6 +23,9 @@ class DataConfig(Section):
     """Text, JSONL or parquet: a folder, a file, or a URL; unset: the running interpreter's standard library."""
     text_column: str = "text"
     """Column or key that holds the text in parquet and JSONL files."""
+    domain_column: str | None = None
+    """Column or key that names a document's domain in parquet and JSONL files; unset: the folder at the top of the
+    file's path. Recorded for held-out documents, so that evaluate.largest_domains can measure domains apart."""
     path: str = "data"
     """Folder or pyarrow URL of the prepared data set; holds `train` and `validation`."""
     mixture: tuple[MixtureSource, ...] = ()

@@ -15,6 +15,9 @@ class EvaluateConfig(Section):
     domains: tuple[str, ...] = ()
     """Further prepared data sets (folders with a split `validation`), measured each for itself and called by their
     last name; unset: the sources of data.mixture."""
+    largest_domains: NonNegativeInt = 0
+    """So many domains of the data set itself (source folders, or values of data.domain_column; those with the most
+    held-out tokens) are measured each for itself as well."""
     max_rows: PositiveInt = 256
     batch_size: PositiveInt = 8
     window: PositiveInt | None = None

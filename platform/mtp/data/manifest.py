@@ -78,6 +78,8 @@ class Manifest(_Record):
     shards: tuple[ShardRecord, ...]
     tokenizer: FileRecord
     token_counts: FileRecord
+    domains: FileRecord | None = None
+    """Which domain each document belongs to (mtp.data.domains); of the validation split."""
     corpus: CorpusRecord
     fingerprint: str = ""
     """Of all the above: names this data set in runs, and seeds the row order."""
@@ -99,7 +101,7 @@ class Manifest(_Record):
         return sizes
 
     def _digest(self) -> str:
-        content = self.model_dump(mode="json", exclude={"fingerprint"})
+        content = self.model_dump(mode="json", exclude={"fingerprint"}, exclude_none=True)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

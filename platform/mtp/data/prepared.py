@@ -39,11 +39,11 @@ class PreparedDataset:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that made the ids."""
-        return Tokenizer.from_json(self._checked(self.manifest.tokenizer).decode(), str(self.location))
+        return Tokenizer.from_json(self.checked(self.manifest.tokenizer).decode(), str(self.location))
 
     def token_counts(self) -> Ints:
         """How often each id occurs; (vocab_size,) int64."""
-        return np.asarray(json.loads(self._checked(self.manifest.token_counts)), dtype=np.int64)
+        return np.asarray(json.loads(self.checked(self.manifest.token_counts)), dtype=np.int64)
 
     def verify(self) -> None:
         """Read every byte and compare with the manifest.
@@ -51,8 +51,10 @@ class PreparedDataset:
         Raises:
             MTPError: naming the first file that is missing or differs.
         """
-        self._checked(self.manifest.tokenizer)
-        self._checked(self.manifest.token_counts)
+        self.checked(self.manifest.tokenizer)
+        self.checked(self.manifest.token_counts)
+        if self.manifest.domains:
+            self.checked(self.manifest.domains)
         for shard in self.manifest.shards:
             open_shard(self.location / shard.name, shard, self.manifest.seq_len)
 
@@ -119,7 +121,12 @@ class PreparedDataset:
         places = which * self.manifest.group_rows + inside
         return tokens[places], document[places]
 
-    def _checked(self, record: FileRecord) -> bytes:
+    def checked(self, record: FileRecord) -> bytes:
+        """The content of a file of the manifest.
+
+        Raises:
+            MTPError: it is not what the manifest says.
+        """
         content = (self.location / record.name).read()
         if sha256(content) != record.sha256:
             raise MTPError(

@@ -1,7 +1,7 @@
 """Layer 4: what a model is worth, measured: held-out loss, agreement, true acceptance, figures."""
 
 from mtp.evaluate.evaluation import evaluate, report_of
-from mtp.evaluate.figures import acceptance_figure, agreement_figure, loss_figure, reliability_figure
+from mtp.evaluate.figures import acceptance_figure, agreement_figure, domains_figure, loss_figure, reliability_figure
 from mtp.evaluate.loss_memory import LossMemory, measure_loss_memory
 from mtp.evaluate.objective_figures import importance_figure, schedule_figure
 from mtp.evaluate.parts import EvaluationPlan, EvaluationSettings, Part, PartSpec, measure_part, plan_evaluation
@@ -22,6 +22,7 @@ __all__ = [
     "TaskScores",
     "acceptance_figure",
     "agreement_figure",
+    "domains_figure",
     "evaluate",
     "importance_figure",
     "loss_figure",

@@ -74,7 +74,9 @@ def report_of(
         reliability=_reliability(rows),
         predicted_tokens_per_step=metrics["predicted_tokens_per_step"],
         decoding=summary(counts) if counts else None,
-        domains={name: _domain(settings.domains[name], *found) for name, found in domains.items() if name},
+        domains={
+            name: _domain(settings.domains.get(name, settings.data), *found) for name, found in domains.items() if name
+        },
     )
 
 

@@ -68,6 +68,27 @@ def acceptance_figure(acceptance: Sequence[float], agreement: Sequence[float] = 
     return figure
 
 
+def domains_figure(acceptance: Mapping[str, Sequence[float]]) -> "Figure":
+    """Acceptance per draft position of every domain, as groups of bars.
+
+    Args:
+        acceptance: domain -> position 1, 2, ...: how often all drafts up to it were accepted.
+    """
+    figure, axes = canvas("Acceptance per domain", "domain", "share of drafts accepted")
+    positions = max(map(len, acceptance.values()))
+    width = 0.8 / positions
+    for place in range(positions):
+        mine = [(x, rates[place]) for x, rates in enumerate(acceptance.values()) if place < len(rates)]
+        shift = (place - (positions - 1) / 2) * width
+        label = f"draft {place + 1}"
+        colour = COLOURS[place % len(COLOURS)]
+        axes.bar([x + shift for x, _ in mine], [y for _, y in mine], width * 0.9, color=colour, label=label)
+    axes.set_xticks(range(len(acceptance)), list(acceptance))
+    _share_axis(axes)
+    axes.legend(frameon=False)
+    return figure
+
+
 def reliability_figure(reliability: Sequence[Sequence[tuple[float, float]]], ece: Sequence[float]) -> "Figure":
     """How often the most likely token was right, over how likely it was said to be; on the diagonal: calibrated.
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from mtp.checkpoint import load_model
 from mtp.data import PreparedDataset, open_dataset, read_rows
+from mtp.data.domains import domain_dataset, largest_domains
 from mtp.errors import MTPError, UsageError
 from mtp.evaluate.decoding import PromptCounts, count_decoding, held_out_prompts
 from mtp.evaluate.documents import documents_of_rows, windows_of
@@ -36,6 +37,8 @@ class EvaluationSettings(BaseModel):
     """One prepared split, such as `data/validation`."""
     domains: dict[str, str] = {}
     """Further ones, by name."""
+    largest_domains: int = 0
+    """So many domains of `data` itself are measured apart as well."""
     max_rows: int = 256
     batch_size: int = 8
     window: int | None = None
@@ -57,14 +60,15 @@ class PartSpec(BaseModel):
 
     kind: Literal["rows", "prompts"]
     domain: str
-    """"" is the data set itself."""
+    """"" is the data set itself; else a name of `EvaluationSettings.domains` or a domain of the data set."""
     start: int
     stop: int
 
     @property
     def name(self) -> str:
         """Of the file that keeps it."""
-        return f"{self.domain or 'data'}-{self.kind}-{self.start:08d}"
+        place = hashlib.sha256(self.domain.encode()).hexdigest()[:12] if self.domain else "data"
+        return f"{place}-{self.kind}-{self.start:08d}"
 
 
 class RowSums(BaseModel):
@@ -104,6 +108,10 @@ def plan_evaluation(model_dir: str | Path, settings: EvaluationSettings) -> Eval
     """
     folder = Path(model_dir)
     sets = {name: _opened(folder, path) for name, path in {"": settings.data, **settings.domains}.items()}
+    inside = largest_domains(sets[""], settings.largest_domains) if settings.largest_domains else []
+    if twice := sorted(set(inside) & set(settings.domains)):
+        raise UsageError(f"evaluate.domains names a data set {twice[0]!r}, which is also a domain of {settings.data}")
+    sets |= {name: domain_dataset(sets[""], name, settings.max_rows) for name in inside}
     config = _model(folder, settings.device).config
     window = settings.window or sets[""].manifest.seq_len
     stride = settings.stride or max(window // 2, 1)
@@ -132,7 +140,7 @@ def measure_part(model_dir: str | Path, settings: EvaluationSettings, plan: Eval
     """
     folder = Path(model_dir)
     model = _model(folder, settings.device)
-    dataset = _opened(folder, settings.domains.get(spec.domain, settings.data))
+    dataset = _dataset(folder, settings, spec.domain)
     if spec.kind == "prompts":
         return Part(spec=spec, prompts=_prompts(model, dataset, settings, plan.rows[spec.domain], spec))
     documents = documents_of_rows(dataset, spec.start, spec.stop, plan.rows[spec.domain])
@@ -186,6 +194,18 @@ def _check_window(window: int, stride: int, n_future: int, longest: int) -> None
             f"evaluate.stride is {stride}; it must be at least 1 and at most window - n_future ({window - n_future}), "
             f"so that every horizon sees what it predicts from"
         )
+
+
+def _dataset(model_dir: Path, settings: EvaluationSettings, domain: str) -> PreparedDataset:
+    dataset = _opened(model_dir, settings.domains.get(domain, settings.data))
+    if domain and domain not in settings.domains:
+        return _domain(settings.data, dataset.manifest.fingerprint, domain, settings.max_rows)
+    return dataset
+
+
+@lru_cache(maxsize=4)
+def _domain(data: str, _fingerprint: str, name: str, max_rows: int) -> PreparedDataset:
+    return domain_dataset(open_dataset(data), name, max_rows)
 
 
 def _opened(model_dir: Path, path: str) -> PreparedDataset:

@@ -3,9 +3,17 @@
 Knows the names under which metrics are logged; knows nothing of how they were measured.
 """
 
+import re
+
 from pydantic import BaseModel
 
 from mtp.evaluate.tasks import TaskScores
+
+
+def _metric_name(name: str) -> str:
+    """A domain's name as MLflow takes it in the name of a metric."""
+    allowed = re.sub(r"[^\w.\- ]", "_", name)
+    return allowed if allowed.strip(".") else "_" * len(allowed)
 
 
 class DraftLength(BaseModel):
@@ -70,7 +78,7 @@ class ReliabilityBin(BaseModel):
 
 
 class DomainReport(BaseModel):
-    """One domain: a prepared data set of its own."""
+    """One domain: a prepared data set of its own, or the documents of one folder or column value in `data`."""
 
     data: str
     tokens: int
@@ -144,12 +152,24 @@ class EvaluationReport(BaseModel):
                 named |= {f"eval/sampled_acceptance_p{k}": a for k, a in enumerate(self.decoding.sampled.acceptance, 1)}
                 named["eval/sampled_tokens_per_step"] = self.decoding.sampled.tokens_per_step
         for name, domain in self.domains.items():
-            named[f"eval/{name}/ppl"] = domain.perplexity
-            named[f"eval/{name}/tokens_per_step"] = domain.tokens_per_step
-            named |= {f"eval/{name}/acceptance_p{k}": value for k, value in enumerate(domain.acceptance, 1)}
+            key = f"eval/{_metric_name(name)}"
+            named[f"{key}/ppl"] = domain.perplexity
+            named[f"{key}/tokens_per_step"] = domain.tokens_per_step
+            named |= {f"{key}/acceptance_p{k}": value for k, value in enumerate(domain.acceptance, 1)}
         for task in self.tasks:
             named |= {f"eval/{task.task}/{metric}": value for metric, value in task.scores.items()}
         return named
+
+    def domain_table(self) -> tuple[list[str], list[list[float | int | str | None]]]:
+        """Column names and one row a domain."""
+        positions = max((len(domain.acceptance) for domain in self.domains.values()), default=0)
+        columns = ["domain", "tokens", "perplexity", "bits/byte"]
+        columns += [f"acceptance {k}" for k in range(1, positions + 1)] + ["tokens/step"]
+        rows: list[list[float | int | str | None]] = []
+        for name, domain in self.domains.items():
+            rates = [*domain.acceptance, *[None] * (positions - len(domain.acceptance))]
+            rows.append([name, domain.tokens, domain.perplexity, domain.bits_per_byte, *rates, domain.tokens_per_step])
+        return columns, rows
 
     def table(self) -> tuple[list[str], list[list[float | int | str | None]]]:
         """Column names and one row a horizon, for the registry's table view and the terminal."""

@@ -68,13 +68,13 @@ def _prepare(config: DataConfig) -> float:
 def _texts(config: DataConfig) -> list[str]:
     """The documents of the corpus."""
     from mtp.data.corpus import find_corpus
-    from mtp.data.documents import Document, inspect_file, read_documents
+    from mtp.data.documents import Columns, Document, inspect_file, read_documents
 
     texts = []
     for file in find_corpus(config.corpus).files:
-        report = inspect_file(file, config.text_column)
+        report = inspect_file(file, Columns(config.text_column))
         if report.problem or not report.length:
             continue
-        found = read_documents(file.path, file.url, 0, report.length, config.text_column)
+        found = read_documents(file.path, file.url, 0, report.length, Columns(config.text_column))
         texts += [document.text for document in found if isinstance(document, Document)]
     return texts

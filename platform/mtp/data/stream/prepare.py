@@ -16,7 +16,8 @@ import numpy as np
 from mtp.config import DataConfig
 from mtp.data.chunks import Chunk, Split, SplitPieces, make_chunks, sample_pieces, split_pieces
 from mtp.data.corpus import Corpus, find_corpus
-from mtp.data.documents import Document, FileReport, read_documents
+from mtp.data.documents import Columns, Document, FileReport, read_documents
+from mtp.data.domains import encode_domains
 from mtp.data.existing import find_existing
 from mtp.data.given_tokenizer import given_tokenizer
 from mtp.data.manifest import CorpusRecord, FileRecord, Manifest, SkippedFile
@@ -70,7 +71,7 @@ def prepare(config: DataConfig, on_progress: OnProgress | None = None) -> Prepar
     report = on_progress or (lambda stage, done, total: None)
     target = Location.of(config.path)
     corpus = find_corpus(config.corpus)
-    files = scan_corpus(corpus, config.text_column, partial(report, "scan"))
+    files = scan_corpus(corpus, _columns(config), partial(report, "scan"))
     readable = _readable(corpus, files)
     given = given_tokenizer(config.tokenizer, config.vocab_size) if config.tokenizer else None
     fingerprint = _corpus_fingerprint(config, files, given)
@@ -90,6 +91,10 @@ def prepare(config: DataConfig, on_progress: OnProgress | None = None) -> Prepar
     return PreparedData(target.url, train, validation, reused=False, split_rule=pieces.rule)
 
 
+def _columns(config: DataConfig) -> Columns:
+    return Columns(config.text_column, config.domain_column)
+
+
 def _readable(corpus: Corpus, files: Sequence[FileReport]) -> list[FileReport]:
     """The files that hold text."""
     readable = [file for file in files if file.length and not file.problem]
@@ -103,6 +108,8 @@ def _readable(corpus: Corpus, files: Sequence[FileReport]) -> list[FileReport]:
 def _corpus_fingerprint(config: DataConfig, files: Sequence[FileReport], given: Tokenizer | None) -> str:
     """Of all that decides the data set: every path and content, the settings, this pipeline's version."""
     settings = config.model_dump(include={"text_column", "seq_len", "vocab_size", "held_out", "rows_per_shard"})
+    if config.domain_column:
+        settings["domain_column"] = config.domain_column
     identity = [PIPELINE_VERSION, settings, [[file.path, file.sha256] for file in files]]
     identity += [sha256(given.to_json().encode())] if given else []
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -118,7 +125,7 @@ def _trained_tokenizer(pieces: SplitPieces, config: DataConfig, report: OnProgre
 def _sample(pieces: SplitPieces, config: DataConfig) -> Iterator[str]:
     """Texts of the training split that the tokenizer learns from."""
     for piece in sample_pieces(pieces.train, SAMPLE_BYTES):
-        for found in read_documents(piece.path, piece.url, piece.start, piece.stop, config.text_column):
+        for found in read_documents(piece.path, piece.url, piece.start, piece.stop, _columns(config)):
             if isinstance(found, Document):
                 yield found.text
 
@@ -131,7 +138,7 @@ def _make_shards(
         workspace=place.workspace.url,
         tokenizer_json=tokenizer.to_json(),
         seq_len=config.seq_len,
-        text_column=config.text_column,
+        columns=_columns(config),
     )
     total, done = sum(chunk.bytes for chunk in chunks), 0
     on_bytes(done, total)
@@ -177,6 +184,7 @@ def _finish_split(
             f"({config.held_out})"
         )
     counts = np.sum([result.counts for result in mine], axis=0)
+    domains = [entry for result in mine for entry in result.domains]
     folder = place.workspace / split
     return Manifest(
         split=split,
@@ -189,13 +197,13 @@ def _finish_split(
         documents=sum(shard.documents for shard in shards),
         group_rows=rows_per_group(config.seq_len),
         shards=shards,
-        tokenizer=_write(folder, "tokenizer.json", tokenizer.to_json()),
-        token_counts=_write(folder, "token_counts.json", json.dumps(counts.tolist())),
+        tokenizer=_write(folder, "tokenizer.json", tokenizer.to_json().encode()),
+        token_counts=_write(folder, "token_counts.json", json.dumps(counts.tolist()).encode()),
+        domains=_write(folder, "domains.parquet", encode_domains(domains)) if domains else None,
         corpus=corpus,
     ).sealed()
 
 
-def _write(folder: Location, name: str, text: str) -> FileRecord:
-    content = text.encode()
+def _write(folder: Location, name: str, content: bytes) -> FileRecord:
     (folder / name).write(content)
     return FileRecord(name=name, sha256=sha256(content))

@@ -6,7 +6,7 @@ from functools import partial
 from pydantic import BaseModel
 
 from mtp.data.corpus import Corpus, SourceFile
-from mtp.data.documents import FileReport, inspect_file
+from mtp.data.documents import Columns, FileReport, inspect_file
 from mtp.data.stream.run_tasks import run_tasks
 
 _GROUP_BYTES = 64 << 20
@@ -25,7 +25,7 @@ class GroupReport(BaseModel):
     reports: list[FileReport]
 
 
-def scan_corpus(corpus: Corpus, text_column: str, on_bytes: Callable[[int, int], None]) -> list[FileReport]:
+def scan_corpus(corpus: Corpus, columns: Columns, on_bytes: Callable[[int, int], None]) -> list[FileReport]:
     """The report of every file, by path; `on_bytes(done, total)` is called as files are read.
 
     Raises:
@@ -34,16 +34,16 @@ def scan_corpus(corpus: Corpus, text_column: str, on_bytes: Callable[[int, int],
     total, done = sum(file.size for file in corpus.files), 0
     found: list[FileReport] = []
     groups = list(_groups(corpus))
-    for group in run_tasks(partial(inspect_group, text_column=text_column), groups, GroupReport):
+    for group in run_tasks(partial(inspect_group, columns=columns), groups, GroupReport):
         found += group.reports
         done += sum(report.size for report in group.reports)
         on_bytes(done, total)
     return sorted(found, key=lambda report: report.path)
 
 
-def inspect_group(group: FileGroup, text_column: str) -> GroupReport:
+def inspect_group(group: FileGroup, columns: Columns) -> GroupReport:
     """One task: the reports of its files."""
-    return GroupReport(reports=[inspect_file(file, text_column) for file in group.files])
+    return GroupReport(reports=[inspect_file(file, columns) for file in group.files])
 
 
 def _groups(corpus: Corpus) -> Iterator[FileGroup]:

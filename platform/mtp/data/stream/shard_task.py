@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict
 
 from mtp.data.chunks import Chunk, Split
 from mtp.data.corpus import path_hash
-from mtp.data.documents import Document, Unreadable, read_documents
+from mtp.data.documents import Columns, Document, Unreadable, read_documents
+from mtp.data.domains import DocumentDomain
 from mtp.data.manifest import ShardRecord, SkippedFile
 from mtp.data.packing import PADDING, pack_documents
 from mtp.data.shards import encode_shard, sha256
@@ -40,7 +41,7 @@ class ShardSettings(BaseModel):
     workspace: str
     tokenizer_json: str
     seq_len: int
-    text_column: str
+    columns: Columns
 
 
 class ShardResult(BaseModel):
@@ -53,6 +54,8 @@ class ShardResult(BaseModel):
     counts: list[int]
     skipped_documents: int
     skipped: list[SkippedFile]
+    domains: list[DocumentDomain] = []
+    """Of each document in order, in the validation split."""
 
 
 def make_shard(chunk: Chunk, settings: ShardSettings) -> ShardResult:
@@ -64,9 +67,12 @@ def make_shard(chunk: Chunk, settings: ShardSettings) -> ShardResult:
     # One thread: the cluster runs a task on every CPU already.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tokenizer = _tokenizer(settings.tokenizer_json)
-    documents, unreadable = _documents(chunk, settings.text_column)
+    documents, unreadable = _documents(chunk, settings.columns)
     ids = list(encode_documents(tokenizer, [document.text for document in documents]))
     skipped = [SkippedFile(path=entry.key, reason=entry.reason) for entry in unreadable]
+    domains: list[DocumentDomain] = []
+    if chunk.split == "validation":
+        domains = [DocumentDomain(entry.domain, len(its) + 1) for entry, its in zip(documents, ids, strict=True)]
     shard, counts = None, np.zeros(tokenizer.vocab_size, dtype=np.int64)
     if ids:
         tokens, owner = pack_documents(ids, settings.seq_len, tokenizer.eos_id, tokenizer.vocab_size)
@@ -90,6 +96,7 @@ def make_shard(chunk: Chunk, settings: ShardSettings) -> ShardResult:
         counts=counts.tolist(),
         skipped_documents=len(skipped),
         skipped=skipped[:_NAMED_SKIPS],
+        domains=domains,
     )
 
 
@@ -131,12 +138,12 @@ def _segments(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _documents(chunk: Chunk, text_column: str) -> tuple[list[Document], list[Unreadable]]:
+def _documents(chunk: Chunk, columns: Columns) -> tuple[list[Document], list[Unreadable]]:
     """The chunk's documents in the order of a hash of their names, and what was left out."""
     documents: list[Document] = []
     unreadable: list[Unreadable] = []
     for piece in chunk.pieces:
-        for found in read_documents(piece.path, piece.url, piece.start, piece.stop, text_column):
+        for found in read_documents(piece.path, piece.url, piece.start, piece.stop, columns):
             if not chunk.takes(found.key):
                 continue
             if isinstance(found, Document):
