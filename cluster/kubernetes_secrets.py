@@ -27,7 +27,8 @@ def secret_list(api_keys: Path) -> dict[str, Any]:
     if not api_keys.is_file():
         raise UsageError(f"{api_keys} does not exist; make a first API key with `mtp keys add NAME`")
     redis, postgres, minio, admin = (token_hex(24) for _ in range(4))
-    database = f"postgresql://mlflow:{postgres}@postgres:5432"
+    # The driver by name: SQLAlchemy's own choice for a bare postgresql:// changed with 2.1.
+    database = f"postgresql+psycopg2://mlflow:{postgres}@postgres:5432"
     auth = {
         "default_permission": "READ",
         "database_uri": f"{database}/mlflow_users",

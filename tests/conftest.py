@@ -69,5 +69,5 @@ def ray_cluster():
 
 @pytest.fixture(scope="session")
 def mlflow_uri(ray_cluster):
-    """The URL of a real MLflow server with an empty registry of this session's own."""
-    return ray_cluster.mlflow_url
+    """The URL of a real MLflow server with an empty registry: this session's own, or MTP_TEST_MLFLOW_URI."""
+    return os.environ.get("MTP_TEST_MLFLOW_URI") or ray_cluster.mlflow_url

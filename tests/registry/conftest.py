@@ -27,6 +27,12 @@ def tracking(mlflow_uri):
 
 
 @pytest.fixture
+def local_tracking(ray_cluster):
+    """The same on the local cluster's server, whose files can be looked at."""
+    return TrackingConfig(uri=ray_cluster.mlflow_url, experiment=f"test-{time.time_ns()}")
+
+
+@pytest.fixture
 def own_home(tmp_path, monkeypatch):
     """A state folder of this test's own."""
     monkeypatch.setenv("MTP_HOME", str(tmp_path / "home"))

@@ -86,18 +86,18 @@ def test_a_version_knows_its_data_tokenizer_code_and_parent(registered, model_fo
     assert f"`{PARENT}`" in found.description and found.source_commit[:12] in found.description
 
 
-def test_the_card_shows_the_figures_of_the_run(tracking, model_folder):
+def test_the_card_shows_the_figures_of_the_run(local_tracking, model_folder):
     import httpx
     from matplotlib.figure import Figure
 
     from mtp.registry import log_figures
 
-    run_id = start_run(tracking, "train", {})
-    log_figures(run_id, {"acceptance.png": Figure()}, uri=tracking.uri)
-    register_model(run_id, model_folder, "with-figures", uri=tracking.uri)
-    (found,) = versions("with-figures", uri=tracking.uri)
+    run_id = start_run(local_tracking, "train", {})
+    log_figures(run_id, {"acceptance.png": Figure()}, uri=local_tracking.uri)
+    register_model(run_id, model_folder, "with-figures", uri=local_tracking.uri)
+    (found,) = versions("with-figures", uri=local_tracking.uri)
     (link,) = re.findall(r"!\[figures/acceptance\.png\]\((\S+)\)", found.description)
-    assert httpx.get(f"{tracking.uri}/{link}").content.startswith(b"\x89PNG")
+    assert httpx.get(f"{local_tracking.uri}/{link}").content.startswith(b"\x89PNG")
 
 
 def test_anyone_can_load_it_with_mlflow_and_predict(tracking, tmp_path):

@@ -86,14 +86,14 @@ def test_resuming_a_run_that_does_not_exist_is_an_error(tracking):
         start_run(tracking, "name", {}, resume="feed")
 
 
-def test_figures_and_tables_are_kept_as_files(tracking):
+def test_figures_and_tables_are_kept_as_files(local_tracking):
     from matplotlib.figure import Figure
 
-    run_id = start_run(tracking, "name", {})
-    log_figures(run_id, {"loss.png": Figure()}, uri=tracking.uri)
-    log_json(run_id, "report.json", {"a": 1}, uri=tracking.uri)
-    log_table(run_id, "table.json", ("k", "loss"), [(1, 2.5)], uri=tracking.uri)
-    mlflow = client(tracking.uri)
+    run_id = start_run(local_tracking, "name", {})
+    log_figures(run_id, {"loss.png": Figure()}, uri=local_tracking.uri)
+    log_json(run_id, "report.json", {"a": 1}, uri=local_tracking.uri)
+    log_table(run_id, "table.json", ("k", "loss"), [(1, 2.5)], uri=local_tracking.uri)
+    mlflow = client(local_tracking.uri)
     assert [file.path for file in mlflow.list_artifacts(run_id, "figures")] == ["figures/loss.png"]
     assert {file.path for file in mlflow.list_artifacts(run_id)} == {"figures", "report.json", "table.json"}
     (stored,) = (home() / "artifacts").glob(f"*/{run_id}/artifacts/table.json")
