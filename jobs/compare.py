@@ -75,6 +75,8 @@ def trained(config: Config, folder: Path, parent: str, uri: str) -> list[Trained
     """Every training of the plan; those that an earlier attempt finished are read."""
     pieces = Pieces(folder, TrainedModel)
     specs = {spec.name: spec for spec in plan_trainings(config)}
+    for data in {spec.config.data.path: spec.config.data for spec in specs.values()}.values():
+        open_training_data(data)  # all of them, before hours are spent on the first
     found = {name: piece for name in specs if (piece := pieces.find(name))}
     left = [spec for name, spec in specs.items() if name not in found]
     task = partial(train_task, folder, min(config.compare.workers, max(len(left), 1)))

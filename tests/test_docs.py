@@ -10,6 +10,7 @@ import typer
 
 from jobs import JOBS
 from mtp.cli.app import app
+from mtp.compare import CompareReport
 from mtp.config import load_config
 from mtp.config.reference import reference
 
@@ -63,6 +64,14 @@ def test_commands_in_the_docs_exist_with_their_options(page):
 def test_the_configuration_page_is_the_schemas():
     page = (ROOT / "docs" / "configuration.md").read_text()
     assert page.endswith(reference()), "run: mtp config reference, and put it at the end of docs/configuration.md"
+
+
+def test_the_comparisons_tables_are_those_of_its_report():
+    report = CompareReport.model_validate_json((ROOT / "docs" / "comparison" / "comparison.json").read_text())
+    page = (ROOT / "docs" / "comparison.md").read_text()
+    assert report.budget in page
+    for table in report.tables:
+        assert f"#{table.markdown()}\n" in page, table.name
 
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)

@@ -8,7 +8,7 @@ import pytest
 from mtp.checkpoint import load_model_config, save_model
 from mtp.checkpoint.stored_weights import open_weights
 from mtp.config import Config, build_config, home
-from mtp.errors import UsageError
+from mtp.errors import MTPError, UsageError
 from mtp.model import MTPModel
 from mtp.registry import fetch_model, register_model, registered_models, start_run, versions
 from mtp.registry.connection import client
@@ -143,6 +143,16 @@ def test_a_refresh_of_a_model_without_modules_is_refused(prepared, mlflow_uri, t
     save_model(tmp_path / "none", MTPModel(config.model), small_tokenizer())
     with pytest.raises(UsageError, match="no prediction modules to refresh"):
         refresh.run(config)
+
+
+def test_a_comparison_misses_a_data_set_before_it_trains_anything(prepared, mlflow_uri, monkeypatch, tmp_path):
+    from jobs import compare
+
+    monkeypatch.setattr(compare, "spread", lambda *_, **__: pytest.fail("it trained"))
+    nowhere = str(tmp_path / "bytes")
+    config = configured(prepared, mlflow_uri, compare={"tokens": 1500, "byte_data": nowhere})
+    with pytest.raises(MTPError, match=rf"{nowhere}/train/manifest\.json does not exist"):
+        compare.run(config)
 
 
 @pytest.mark.long
