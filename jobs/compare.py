@@ -15,6 +15,7 @@ from jobs.cluster_task import spread
 from jobs.entry import job_main
 from jobs.evaluate import settings_of
 from jobs.pieces import Pieces
+from jobs.progress import OnProgress, ProgressLines
 from mtp.compare import CompareReport, TrainedModel, TrainSpec, make_tables, plan_trainings, train_variant
 from mtp.compare.decoders import DecoderRows
 from mtp.compare.plan import DRAFT, MAIN
@@ -32,13 +33,14 @@ class RunRecord(BaseModel):
     run_id: str
 
 
-def run(config: Config) -> CompareReport:
+def run(config: Config, on_progress: OnProgress | None = None) -> CompareReport:
     """Train and measure what is not done yet, make the tables, log them.
 
     Raises:
         UsageError: the data is of another vocabulary or row length than the models.
         MTPError: a training diverged, data is damaged, or the registry does not answer.
     """
+    tell = on_progress or ProgressLines()
     uri = tracking_uri(config.tracking)
     folder = comparison_folder(config)
     record, place = Pieces(folder, RunRecord), f"run-{_digest(uri)}"
@@ -47,8 +49,8 @@ def run(config: Config) -> CompareReport:
     run_id = start_run(config.tracking, config.compare.name, tree, resume=known.run_id if known else None)
     record.keep(place, RunRecord(run_id=run_id))
     with ending_run(run_id, uri=uri):
-        models = trained(config, folder, run_id, uri)
-        decoders = decoded(config, folder, models) if "decoders" in config.compare.tables else []
+        models = trained(config, folder, run_id, uri, tell)
+        decoders = decoded(config, folder, models, tell) if "decoders" in config.compare.tables else []
         report = CompareReport(
             name=config.compare.name,
             parent_run_id=run_id,
@@ -71,7 +73,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def trained(config: Config, folder: Path, parent: str, uri: str) -> list[TrainedModel]:
+def trained(config: Config, folder: Path, parent: str, uri: str, tell: OnProgress) -> list[TrainedModel]:
     """Every training of the plan; those that an earlier attempt finished are read."""
     pieces = Pieces(folder, TrainedModel)
     specs = {spec.name: spec for spec in plan_trainings(config)}
@@ -84,6 +86,7 @@ def trained(config: Config, folder: Path, parent: str, uri: str) -> list[Trained
         log_child(config, specs[name], model, parent, uri)
         pieces.keep(name, model)
         found[name] = model
+        tell("train", len(found), len(specs))
     return [found[name].model_copy(update={"labels": spec.labels}) for name, spec in specs.items()]
 
 
@@ -97,7 +100,7 @@ def train_task(folder: Path, workers: int, spec: TrainSpec) -> tuple[str, Traine
     return spec.name, train_variant(spec, folder / "models" / spec.name, settings_of(spec.config, "cpu"))
 
 
-def decoded(config: Config, folder: Path, models: Sequence[TrainedModel]) -> list[DecoderRows]:
+def decoded(config: Config, folder: Path, models: Sequence[TrainedModel], tell: OnProgress) -> list[DecoderRows]:
     """Every decoder on the sequential model of each seed, one seed at a time: speeds are compared."""
     pieces = Pieces(folder, DecoderRows)
     by_label = {(label, model.seed): model for model in models for label in model.labels}
@@ -111,6 +114,7 @@ def decoded(config: Config, folder: Path, models: Sequence[TrainedModel]) -> lis
     for rows in spread(partial(decode_task, settings), left, at_once=1, cpus=config.compare.cpus):
         pieces.keep(names[rows.seed], rows)
         found[rows.seed] = rows
+        tell("decode", len(found), len(pairs))
     return [found[seed] for seed in config.compare.seeds]
 
 

@@ -3,8 +3,9 @@
 from pydantic import BaseModel
 
 from jobs.entry import job_main
+from jobs.progress import OnProgress, ProgressLines
 from mtp.config import Config
-from mtp.data.stream.prepare import OnProgress, prepare
+from mtp.data.stream.prepare import prepare
 
 
 class PreparedReport(BaseModel):
@@ -31,7 +32,7 @@ class PreparedReport(BaseModel):
 
 def run(config: Config, on_progress: OnProgress | None = None) -> PreparedReport:
     """Prepare `config.data`; see `mtp.data.stream.prepare.prepare` for what it raises."""
-    data = prepare(config.data, on_progress)
+    data = prepare(config.data, on_progress or ProgressLines())
     train, validation = data.train.manifest, data.validation.manifest
     return PreparedReport(
         path=data.path,

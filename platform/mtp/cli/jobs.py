@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from jobs import JOBS
 from mtp.cli.console import Address, AsJson, ConfigFile, Overrides, console, notes, print_json, print_table
+from mtp.cli.progress import showing
 from mtp.cli.session import ray_session
 from mtp.config import Config, load_config
 from mtp.errors import UsageError
@@ -29,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 def prepare(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Make a prepared data set of a corpus: tokenizer, packed rows, manifest."""
-    show(run("prepare", load_config(config, overrides or ())), as_json)
+    show(run("prepare", load_config(config, overrides or ()), progress=True), as_json)
 
 
 def train(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
@@ -55,7 +56,7 @@ def evaluate(
 
     settings = {"model": model_uri, "data": data, "largest_domains": domains}
     chosen = [f"evaluate.{key}={value}" for key, value in settings.items() if value]
-    report = run("evaluate", configuration(config, chosen))
+    report = run("evaluate", configuration(config, chosen), progress=True)
     show_evaluation(EvaluationReport.model_validate(report), as_json)
 
 
@@ -124,11 +125,15 @@ def stop(job_id: str, address: Address = None) -> None:
     console.print(f"Asked {job_id} to stop.")
 
 
-def run(job: str, config: Config) -> BaseModel:
-    """Run `jobs.JOB` in this process, joined to Ray."""
+def run(job: str, config: Config, *, progress: bool = False) -> BaseModel:
+    """Run `jobs.JOB` in this process, joined to Ray; `progress`: it tells of its own, which is shown."""
     module = importlib.import_module(f"jobs.{job}")
     with ray_session():
-        report: BaseModel = module.run(config)
+        if not progress:
+            report: BaseModel = module.run(config)
+            return report
+        with showing() as on_progress:
+            report = module.run(config, on_progress)
     return report
 
 

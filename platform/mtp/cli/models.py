@@ -193,7 +193,7 @@ def compare(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = F
     from mtp.config import load_config
 
     registry()
-    report = run("compare", load_config(config, overrides or ()))
+    report = run("compare", load_config(config, overrides or ()), progress=True)
     assert isinstance(report, CompareReport)
     if as_json:
         print_json(report.model_dump(mode="json"))

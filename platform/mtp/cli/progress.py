@@ -1,16 +1,20 @@
-"""Progress bars of the prepare job."""
+"""Progress of the jobs that the command line runs: bars on a terminal, lines elsewhere."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from jobs.progress import OnProgress, ProgressLines
 from mtp.cli.console import notes
 
 
 @contextmanager
-def preparing() -> Iterator[Callable[[str, int, int], None]]:
-    """Inside, the value takes (stage, done, total) and shows a bar for each stage."""
+def showing() -> Iterator[OnProgress]:
+    """Inside, the value takes (stage, done, total) and shows a bar for each stage, or lines where bars cannot move."""
+    if not notes.is_terminal:
+        yield ProgressLines(lambda line: notes.print(line, highlight=False))
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -65,7 +65,7 @@ def configuration(minutes: float | None, corpus: Path | None, overrides: list[st
             raise UsageError(f"--corpus {corpus} does not exist; name a folder or file of text, JSONL or parquet")
         chosen.append(f"data.corpus={json.dumps(str(corpus.absolute()))}")
     config = load_config(preset_path("quickstart"), [*chosen, *overrides])
-    # One folder for each corpus and way of preparing it, so that a second run finds the first one's data.
+    # One folder for each corpus and way of showing it, so that a second run finds the first one's data.
     key = hashlib.sha256(config.data.model_dump_json().encode()).hexdigest()[:12]
     return load_config(
         preset_path("quickstart"), [*chosen, f"data.path={home() / 'data' / f'quickstart-{key}'}", *overrides]
@@ -98,7 +98,7 @@ def walk(config: Config) -> "QuickstartReport":
     """Every stage in order; each uses what the one before left in its registry or folder."""
     from cluster.local import connect, up
     from jobs import prepare, train
-    from mtp.cli.progress import preparing
+    from mtp.cli.progress import showing
     from mtp.cli.quickstart_checks import quickstart_gates
     from mtp.cli.quickstart_report import QuickstartReport
     from mtp.registry import promote
@@ -106,7 +106,7 @@ def walk(config: Config) -> "QuickstartReport":
 
     with stage("cluster"), notes.status("Starting Ray and MLflow on this machine") as spinner:
         cluster = connect(up(config.cluster, on_progress=lambda text: spinner.update(escape(text))))
-    with stage("prepare"), preparing() as on_progress:
+    with stage("prepare"), showing() as on_progress:
         prepared = prepare.run(config, on_progress)
     with stage("train"):
         trained = train.run(config)
