@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from mtp.decode import DecodeStats, Request, StepOutput, Token, TokenLogprob
-from serve.engine_loop import EngineStoppedError
 from serve.errors import APIError
+from serve.subscription import EngineStoppedError
 from serve.text_stream import Delta, TextStream
 
 
@@ -34,12 +34,12 @@ class Choice:
     pieces: list[tuple[str, int]] = field(default_factory=list)
     outputs: AsyncIterator[list[StepOutput]] | None = None
     arrivals: list[float] = field(default_factory=list)
-    """When steps came, by time.monotonic()."""
+    """When steps came, one or more at once, by time.monotonic()."""
     taken: float | None = None
     """When a replica took it."""
 
     async def deltas(self) -> AsyncIterator[Delta]:
-        """What becomes readable, step by step; the choice must be open.
+        """What becomes readable, as it comes; the choice must be open.
 
         Raises:
             APIError: decoding failed.
@@ -48,19 +48,30 @@ class Choice:
             raise RuntimeError("this choice was not opened")
         try:
             async for outputs in self.outputs:
-                for output in outputs:
-                    delta = self._take(output)
-                    self.pieces += delta.pieces
-                    yield delta
-                    if delta.stopped:
-                        return
+                self.arrivals.append(time.monotonic())
+                delta = self._take_all(outputs)
+                self.pieces += delta.pieces
+                yield delta
+                if delta.stopped:
+                    return
         except EngineStoppedError:
             message = "the replica of this request has died, and so did others after it"
             raise APIError(503, message, code="engine_lost", retry_after=5) from None
 
+    def _take_all(self, outputs: Sequence[StepOutput]) -> Delta:
+        """What came at once, as one: every message to the client costs about as much as a small model's token."""
+        whole = Delta()
+        for output in outputs:
+            delta = self._take(output)
+            whole.text += delta.text
+            whole.pieces += delta.pieces
+            if delta.stopped:
+                whole.stopped = True
+                break
+        return whole
+
     def _take(self, output: StepOutput) -> Delta:
         self.stats = output.so_far
-        self.arrivals.append(time.monotonic())
         if output.error is not None:
             raise APIError(500, output.error, code="decoding_failed")
         if output.prompt_logprobs is not None:

@@ -1,4 +1,4 @@
-"""The engine in a thread of its own, and asyncio queues between it and the handlers.
+"""The engine in a thread of its own, and its outputs' way to the handlers.
 
 The thread alone touches the engine: it takes commands between steps, and hands a step's outputs over in one call. A
 handler that goes away (a client that disconnects) cancels its request, which is gone before the next step. Knows
@@ -13,43 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from mtp.decode import Engine, Request, StepOutput
-
-
-class EngineStoppedError(RuntimeError):
-    """The engine's thread has ended by an error of ours; the replica has to be replaced."""
-
-
-class Subscription:
-    """The outputs of one request, in order."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._outputs: asyncio.Queue[StepOutput | None] = asyncio.Queue()
-
-    def deliver(self, output: StepOutput | None) -> None:
-        """From the handler's own event loop; None: the engine died."""
-        self._outputs.put_nowait(output)
-
-    def deliver_from_thread(self, output: StepOutput | None) -> None:
-        """From the engine's thread."""
-        self._loop.call_soon_threadsafe(self.deliver, output)
-
-    async def outputs(self) -> AsyncIterator[list[StepOutput]]:
-        """What has come since the last time, until the output with a finish reason.
-
-        Raises:
-            EngineStoppedError: the engine's thread has ended.
-        """
-        while True:
-            arrived = [await self._outputs.get()]
-            while not self._outputs.empty():
-                arrived.append(self._outputs.get_nowait())
-            steps = [output for output in arrived if output is not None]
-            if len(steps) < len(arrived):
-                raise EngineStoppedError("the engine has stopped")
-            yield steps
-            if steps[-1].finish_reason is not None:
-                return
+from serve.subscription import EngineStoppedError, Subscription, interval
 
 
 class EngineLoop:
@@ -89,7 +53,7 @@ class EngineLoop:
         """
         if not self.alive:
             raise EngineStoppedError("the engine has stopped")
-        subscription = Subscription(asyncio.get_running_loop())
+        subscription = Subscription(asyncio.get_running_loop(), lambda: interval(len(self._subscriptions)))
         added: concurrent.futures.Future[int] = concurrent.futures.Future()
         self._commands.put(lambda: self._add(request, subscription, added))
         try:
@@ -126,13 +90,12 @@ class EngineLoop:
         try:
             while self._obey():
                 outputs = self._engine.step()
-                for output in outputs:
-                    self._deliver(output)
+                self._deliver(outputs)
                 self._on_step(outputs)
         except BaseException as error:
             self._failure = error
             for subscription in self._subscriptions.values():
-                subscription.deliver_from_thread(None)
+                subscription.loop.call_soon_threadsafe(subscription.deliver, None)
             raise
 
     def _obey(self) -> bool:
@@ -144,9 +107,19 @@ class EngineLoop:
             command()
         return True
 
-    def _deliver(self, output: StepOutput) -> None:
-        subscription = self._subscriptions.get(output.request_id)
-        if subscription is not None:
-            if output.finish_reason is not None:
-                del self._subscriptions[output.request_id]
-            subscription.deliver_from_thread(output)
+    def _deliver(self, outputs: list[StepOutput]) -> None:
+        """Hand a step's outputs over: an event loop is woken once, however many of its handlers there are."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Subscription, StepOutput]]] = {}
+        for output in outputs:
+            subscription = self._subscriptions.get(output.request_id)
+            if subscription is not None:
+                if output.finish_reason is not None:
+                    del self._subscriptions[output.request_id]
+                by_loop.setdefault(subscription.loop, []).append((subscription, output))
+        for loop, pairs in by_loop.items():
+            loop.call_soon_threadsafe(_deliver_all, pairs)
+
+
+def _deliver_all(pairs: list[tuple[Subscription, StepOutput]]) -> None:
+    for subscription, output in pairs:
+        subscription.deliver(output)

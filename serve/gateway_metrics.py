@@ -24,7 +24,9 @@ class GatewayMetrics:
         self._prompt = Counter("mtp_prompt_tokens", "Prompt tokens taken.", LABELS)
         self._completion = Counter("mtp_completion_tokens", "Tokens sent to clients.", LABELS)
         self._first = Histogram("mtp_time_to_first_token_seconds", "Arrival to first token.", SECONDS, LABELS)
-        self._between = Histogram("mtp_inter_token_latency_seconds", "Between tokens.", TOKEN_SECONDS, LABELS)
+        self._between = Histogram(
+            "mtp_inter_token_latency_seconds", "Between arrivals of tokens.", TOKEN_SECONDS, LABELS
+        )
         self._per_token = Histogram(
             "mtp_time_per_output_token_seconds", "Mean of a request after its first token.", TOKEN_SECONDS, LABELS
         )

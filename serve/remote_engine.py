@@ -16,8 +16,8 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from mtp.decode import DecodeStats, Request, StepOutput
-from serve.engine_loop import EngineStoppedError
 from serve.errors import APIError
+from serve.subscription import EngineStoppedError
 
 MAX_REPLICAS_LOST = 3
 """A request that has seen so many replicas die is suspected of killing them."""

@@ -4,7 +4,7 @@ from jobs.progress import ProgressLines
 def test_a_stage_gets_a_line_for_every_tenth_that_it_reaches():
     lines = []
     tell = ProgressLines(lines.append)
-    for done in range(0, 1001):
+    for done in range(1001):
         tell("tokenize", done, 1000)
     tell("train", 1, 3)
     tell("train", 3, 3)

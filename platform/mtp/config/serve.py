@@ -55,7 +55,7 @@ class ServeConfig(Section):
     """Completions that one replica holds, running or in its queue."""
     max_queued_requests: NonNegativeInt = 64
     """Completions that wait at the gateway for a replica; more are answered with 429."""
-    max_batch_size: PositiveInt = 8
+    max_batch_size: PositiveInt = 16
     """Requests that one replica decodes together."""
     max_model_len: PositiveInt | None = None
     """Longest prompt plus completion, in tokens; unset: the model's max_position_embeddings."""
