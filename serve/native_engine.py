@@ -33,7 +33,7 @@ def start_native(folder: Path, config: ServeConfig, make_metrics: MakeMetrics) -
     grammars = GrammarCompiler(tokenizer, model.config.vocab_size)
     drafter = load_model(config.draft_model, device=device) if config.draft_model else None
     engine = Engine(
-        model, eos_ids=(tokenizer.eos_id,), options=_options(config), grammars=grammars, draft_model=drafter
+        model, eos_ids=(tokenizer.eos_id,), options=engine_options(config), grammars=grammars, draft_model=drafter
     )
     _warm_up(engine, model)
     metrics = make_metrics(lambda: _state(engine))
@@ -56,7 +56,8 @@ def _state(engine: Engine) -> EngineState:
     )
 
 
-def _options(config: ServeConfig) -> EngineOptions:
+def engine_options(config: ServeConfig) -> EngineOptions:
+    """What the configuration says of the engine."""
     return EngineOptions(
         max_batch_size=config.max_batch_size,
         max_model_len=config.max_model_len,

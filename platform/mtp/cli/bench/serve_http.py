@@ -103,12 +103,12 @@ def _in_process(folder: Path, config: ServeConfig, prompts: list[list[int]], siz
     import torch
 
     from mtp.checkpoint import load_model
-    from mtp.decode import Engine, EngineOptions, Request, Sampling, default_speculation
+    from mtp.decode import Engine, Request, Sampling, default_speculation
+    from serve.native_engine import engine_options
 
     torch.set_num_threads(config.num_threads)
     model = load_model(folder)
-    options = EngineOptions(max_batch_size=config.max_batch_size, max_batch_tokens=config.max_batch_tokens)
-    engine = Engine(model, options=options)
+    engine = Engine(model, options=engine_options(config))
     request = Sampling(max_tokens=size.new_tokens, ignore_eos=True)
 
     def run() -> None:
