@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cluster.local import connect, load_state
+from mtp.errors import MTPError
 
 
 def registry() -> str:
@@ -22,16 +23,32 @@ def registry() -> str:
 
 @contextmanager
 def ray_session() -> Iterator[None]:
-    """Inside, `ray` is joined to the running local cluster, else to a private one that ends with the block."""
+    """Inside, `ray` is joined to the running local cluster, else to a private one that ends with the block.
+
+    Raises:
+        MTPError: Ray does not start.
+    """
     import ray
 
     if load_state() is not None:
         connect()
     else:
-        ray.init(
-            address="local", include_dashboard=False, logging_level="warning", log_to_driver=False, namespace="mtp"
-        )
+        _start_private()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start_private() -> None:
+    import ray
+
+    try:
+        ray.init(
+            address="local", include_dashboard=False, logging_level="warning", log_to_driver=False, namespace="mtp"
+        )
+    except Exception as error:  # Ray has no narrower type for it
+        reason = str(error).split(". ")[0]
+        raise MTPError(
+            f"Ray did not start on this machine ({reason}); try again when it is less busy, or see `mtp doctor`"
+        ) from error

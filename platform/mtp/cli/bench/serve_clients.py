@@ -22,7 +22,7 @@ class ServeSize:
 
     prompt_tokens: int = 32
     new_tokens: int = 96
-    requests: int = 2
+    requests: int = 6
     """Of each client, in a round."""
     arrivals: int = 40
     """At each rate of the open loop."""
