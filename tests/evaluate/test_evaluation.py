@@ -200,3 +200,16 @@ def test_the_largest_domains_of_the_data_are_measured_as_if_prepared_apart(model
     assert len(columns) == 8 and [row[0] for row in rows] == ["law/eu", "."]
     with pytest.raises(UsageError, match=r"names a data set '\.', which is also a domain"):
         evaluate(model_folder, str(whole.location), largest_domains=2, domains={".": str(alone.location)}, **sizes)
+
+
+def test_a_document_that_is_longer_than_a_part_leaves_parts_in_which_none_begins(model_folder, tmp_path, monkeypatch):
+    from mtp.evaluate import parts
+
+    long = [1 + k % (TOKENS - 1) for k in range(100)]
+    data = write_split(tmp_path, [[("a", [1, 2, 3]), ("a", long), ("a", [4, 5, 6])]], TOKENS)
+    sizes = {"window": 8, "max_rows": 50, "prompts": 0}
+    whole = evaluate(model_folder, str(data.location), **sizes)
+    monkeypatch.setattr(parts, "ROWS_PER_PART", 2)
+    cut = evaluate(model_folder, str(data.location), **sizes)
+    assert cut.tokens == whole.tokens == 106  # every token but the first of each document, its end included
+    assert cut.loss == pytest.approx(whole.loss)

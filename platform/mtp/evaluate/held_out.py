@@ -38,7 +38,7 @@ def measure_held_out(model: MTPModel, windows: Windows, token_bytes: Tensor, bat
 
     Args:
         model: in evaluation mode.
-        windows: what to read, and which tokens count.
+        windows: what to read, and which tokens count; there may be none.
         token_bytes: (V,) int64, bytes of text that each id stands for.
         batch_size: rows a forward.
     """
@@ -51,7 +51,8 @@ def measure_held_out(model: MTPModel, windows: Windows, token_bytes: Tensor, bat
     calibration = torch.zeros(3, n, BINS, dtype=torch.float64, device=device)
     target_bytes = 0
     parts = (windows.tokens, windows.document, windows.countable)
-    for batch in zip(*(part.split(batch_size) for part in parts), strict=True):
+    batches = zip(*(part.split(batch_size) for part in parts), strict=True)
+    for batch in batches if len(windows.tokens) else ():  # torch splits nothing into one part of nothing
         rows, ordinals, countable = (part.to(device) for part in batch)
         targets = objective.targets(rows, ordinals, countable)
         hiddens = model(rows, ordinals)
