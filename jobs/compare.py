@@ -15,13 +15,13 @@ from jobs.cluster_task import spread
 from jobs.entry import job_main
 from jobs.evaluate import settings_of
 from jobs.pieces import Pieces
-from jobs.progress import OnProgress, ProgressLines
 from mtp.compare import CompareReport, TrainedModel, TrainSpec, make_tables, plan_trainings, train_variant
 from mtp.compare.decoders import DecoderRows
 from mtp.compare.plan import DRAFT, MAIN
 from mtp.config import Config, home
 from mtp.data import open_training_data
 from mtp.evaluate import EvaluationSettings
+from mtp.progress import OnStage, StageLines
 from mtp.registry import MetricLogger, ending_run, log_figures, log_json, log_table, log_text, start_run, tracking_uri
 
 PARENT = "mlflow.parentRunId"
@@ -33,14 +33,14 @@ class RunRecord(BaseModel):
     run_id: str
 
 
-def run(config: Config, on_progress: OnProgress | None = None) -> CompareReport:
+def run(config: Config, on_progress: OnStage | None = None) -> CompareReport:
     """Train and measure what is not done yet, make the tables, log them.
 
     Raises:
         UsageError: the data is of another vocabulary or row length than the models.
         MTPError: a training diverged, data is damaged, or the registry does not answer.
     """
-    tell = on_progress or ProgressLines()
+    tell = on_progress or StageLines()
     uri = tracking_uri(config.tracking)
     folder = comparison_folder(config)
     record, place = Pieces(folder, RunRecord), f"run-{_digest(uri)}"
@@ -73,7 +73,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def trained(config: Config, folder: Path, parent: str, uri: str, tell: OnProgress) -> list[TrainedModel]:
+def trained(config: Config, folder: Path, parent: str, uri: str, tell: OnStage) -> list[TrainedModel]:
     """Every training of the plan; those that an earlier attempt finished are read."""
     pieces = Pieces(folder, TrainedModel)
     specs = {spec.name: spec for spec in plan_trainings(config)}
@@ -100,7 +100,7 @@ def train_task(folder: Path, workers: int, spec: TrainSpec) -> tuple[str, Traine
     return spec.name, train_variant(spec, folder / "models" / spec.name, settings_of(spec.config, "cpu"))
 
 
-def decoded(config: Config, folder: Path, models: Sequence[TrainedModel], tell: OnProgress) -> list[DecoderRows]:
+def decoded(config: Config, folder: Path, models: Sequence[TrainedModel], tell: OnStage) -> list[DecoderRows]:
     """Every decoder on the sequential model of each seed, one seed at a time: speeds are compared."""
     pieces = Pieces(folder, DecoderRows)
     by_label = {(label, model.seed): model for model in models for label in model.labels}

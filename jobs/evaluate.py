@@ -12,7 +12,6 @@ from pathlib import Path
 from jobs.cluster_task import on_cluster, spread
 from jobs.entry import job_main
 from jobs.pieces import Pieces
-from jobs.progress import OnProgress, ProgressLines
 from mtp.config import Config, EvaluateConfig, home
 from mtp.evaluate import (
     EvaluationPlan,
@@ -30,6 +29,7 @@ from mtp.evaluate import (
     score_task,
     task_name,
 )
+from mtp.progress import OnStage, StageLines, silent
 from mtp.registry import (
     MetricLogger,
     ModelCard,
@@ -50,11 +50,11 @@ FetchModel = Callable[[], Path]
 """Gets the model's folder on the machine that calls it."""
 
 
-def run(config: Config, on_progress: OnProgress | None = None) -> EvaluationReport:
+def run(config: Config, on_progress: OnStage | None = None) -> EvaluationReport:
     """Evaluate `config.evaluate.model`; see `mtp.evaluate.evaluate` for what it raises."""
     uri = tracking_uri(config.tracking)
     model = resolve_version(config.evaluate.model or f"models:/{config.tracking.model_name}@candidate", uri)
-    report = measure(config, partial(fetch_model, model, uri), model, on_progress or ProgressLines())
+    report = measure(config, partial(fetch_model, model, uri), model, on_progress or StageLines())
     run_id = start_run(
         config.tracking, f"evaluate {model}", config.evaluate.model_dump(mode="json"), tags={"mtp.model": model}
     )
@@ -77,11 +77,8 @@ def card_of(report: EvaluationReport) -> ModelCard:
     )
 
 
-def measure(
-    config: Config, fetch: FetchModel, name: str = "", on_progress: OnProgress | None = None
-) -> EvaluationReport:
+def measure(config: Config, fetch: FetchModel, name: str = "", on_progress: OnStage = silent) -> EvaluationReport:
     """Evaluate a model on the configured text and prompts; the report calls it `name` (default: its folder)."""
-    tell = on_progress or (lambda stage, done, total: None)
     names = task_pieces(config.evaluate)
     gpu = uses_gpu(config)
     settings = settings_of(config, "cuda" if gpu else "cpu")
@@ -95,7 +92,7 @@ def measure(
     for part in spread(task, left, at_once=workers, cpus=cpus, gpus=int(gpu)):
         pieces.keep(part.spec.name, part)
         parts.append(part)
-        tell("evaluate", len(parts), len(plan.parts))
+        on_progress("evaluate", len(parts), len(plan.parts))
     report = report_of(name or folder, settings, plan, parts)
     scores = scored_tasks(config, fetch, names, plan.key)
     pieces.clear()

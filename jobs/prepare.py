@@ -3,9 +3,9 @@
 from pydantic import BaseModel
 
 from jobs.entry import job_main
-from jobs.progress import OnProgress, ProgressLines
 from mtp.config import Config
 from mtp.data.stream.prepare import prepare
+from mtp.progress import OnStage, StageLines
 
 
 class PreparedReport(BaseModel):
@@ -30,9 +30,9 @@ class PreparedReport(BaseModel):
     fingerprint: str
 
 
-def run(config: Config, on_progress: OnProgress | None = None) -> PreparedReport:
+def run(config: Config, on_progress: OnStage | None = None) -> PreparedReport:
     """Prepare `config.data`; see `mtp.data.stream.prepare.prepare` for what it raises."""
-    data = prepare(config.data, on_progress or ProgressLines())
+    data = prepare(config.data, on_progress or StageLines())
     train, validation = data.train.manifest, data.validation.manifest
     return PreparedReport(
         path=data.path,

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from mtp.decode import DecodeStats, Request, StepOutput, Token, TokenLogprob
 from serve.errors import APIError
-from serve.subscription import EngineStoppedError
+from serve.serving_engine import EngineStoppedError
 from serve.text_stream import Delta, TextStream
 
 
@@ -49,11 +49,15 @@ class Choice:
         try:
             async for outputs in self.outputs:
                 self.arrivals.append(time.monotonic())
-                delta = self._take_all(outputs)
-                self.pieces += delta.pieces
-                yield delta
-                if delta.stopped:
-                    return
+                if good := [output for output in outputs if output.error is None]:
+                    delta = self._take_all(good)
+                    self.pieces += delta.pieces
+                    yield delta
+                    if delta.stopped:
+                        return
+                if outputs and outputs[-1].error is not None:  # which nothing follows
+                    self.stats = outputs[-1].so_far
+                    raise APIError(500, outputs[-1].error, code="decoding_failed")
         except EngineStoppedError:
             message = "the replica of this request has died, and so did others after it"
             raise APIError(503, message, code="engine_lost", retry_after=5) from None
@@ -72,8 +76,6 @@ class Choice:
 
     def _take(self, output: StepOutput) -> Delta:
         self.stats = output.so_far
-        if output.error is not None:
-            raise APIError(500, output.error, code="decoding_failed")
         if output.prompt_logprobs is not None:
             self.prompt_logprobs = output.prompt_logprobs
         delta = self.text.push(self._spoken(output), last=output.finish_reason is not None)

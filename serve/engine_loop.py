@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from mtp.decode import Engine, Request, StepOutput
-from serve.subscription import EngineStoppedError, Subscription, interval
+from serve.serving_engine import EngineStoppedError
+from serve.subscription import Subscription, interval
 
 
 class EngineLoop:

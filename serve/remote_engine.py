@@ -17,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from mtp.decode import DecodeStats, Request, StepOutput
 from serve.errors import APIError
-from serve.subscription import EngineStoppedError
+from serve.serving_engine import EngineStoppedError
 
 MAX_REPLICAS_LOST = 3
 """A request that has seen so many replicas die is suspected of killing them."""

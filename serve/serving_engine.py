@@ -13,6 +13,10 @@ from mtp.decode import Request, StepOutput
 from serve.engine_metrics import EngineMetrics, EngineState
 
 
+class EngineStoppedError(RuntimeError):
+    """The engine has ended by an error of ours; the replica has to be replaced."""
+
+
 class ServingEngine(Protocol):
     """An engine at work."""
 

@@ -9,14 +9,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from mtp.decode import StepOutput
+from serve.serving_engine import EngineStoppedError
 
 MESSAGES_PER_SECOND = 100
 """That all streams of a replica send together, where none waits longer than LONGEST_INTERVAL_S."""
 LONGEST_INTERVAL_S = 0.1
-
-
-class EngineStoppedError(RuntimeError):
-    """The engine's thread has ended by an error of ours; the replica has to be replaced."""
 
 
 def interval(streams: int) -> float:
@@ -58,12 +55,12 @@ class Subscription:
                 self._due = self.loop.time() + self._interval_s()
                 arrived, self._arrived = self._arrived, []
                 steps = [output for output in arrived if output is not None]
-                if len(steps) < len(arrived):
-                    raise EngineStoppedError("the engine has stopped")
                 if steps:
                     yield steps
                     if steps[-1].finish_reason is not None:
                         return
+                if len(steps) < len(arrived):
+                    raise EngineStoppedError("the engine has stopped")
         finally:
             self._silence()
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from mtp.decode import DecodeStats, StepOutput, Token, TokenLogprob
-from serve.subscription import EngineStoppedError
+from serve.serving_engine import EngineStoppedError
 
 FINISHED = (None, "stop", "length")
 """How vLLM ends what it has not given up; None: it goes on."""

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from mtp.decode import Request, StepOutput
 from mtp.errors import UsageError
 from serve.engine_metrics import EngineMetrics, EngineState
-from serve.subscription import EngineStoppedError
+from serve.serving_engine import EngineStoppedError
 from serve.vllm_answer import steps_of, whole_of
 from serve.vllm_request import Offer, body_of, check
 from serve.vllm_server import VLLMServer

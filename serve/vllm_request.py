@@ -10,7 +10,7 @@ from mtp.config import ModelConfig
 from mtp.decode import Request, Sampling
 from mtp.decode.admission import DraftLimits, check_request
 from mtp.errors import UsageError
-from serve.subscription import EngineStoppedError
+from serve.serving_engine import EngineStoppedError
 from serve.vllm_server import MODEL
 
 

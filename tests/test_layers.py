@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     "mtp.errors": 0,
     "mtp.threads": 0,
+    "mtp.progress": 0,
     "mtp.config": 0,
     "mtp.tokenizer": 0,
     "mtp.objective": 1,

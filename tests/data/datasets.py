@@ -22,21 +22,9 @@ def write_dataset(folder, shard_rows=(40, 40, 23), seq_len=16, vocab_size=300, s
         tokens = random.integers(1, vocab_size, (rows, seq_len)).astype(token_dtype(vocab_size))
         tokens[:, 0] = np.arange(first, first + rows) % vocab_size
         document = np.sort(random.integers(0, 3, (rows, seq_len)), axis=1).astype(np.int32)
-        content = encode_shard(tokens, document)
-        name = f"shard-{number:05d}.parquet"
-        (location / name).write(content)
         counts += np.bincount(tokens.ravel(), minlength=vocab_size)
         first += rows
-        shards.append(
-            ShardRecord(
-                name=name,
-                rows=rows,
-                tokens=rows * seq_len,
-                documents=rows,
-                bytes=content.size,
-                sha256=sha256(content),
-            )
-        )
+        shards.append(write_shard(location, number, tokens, document, documents=rows))
     manifest = Manifest(
         split="train",
         seq_len=seq_len,
@@ -56,25 +44,28 @@ def write_dataset(folder, shard_rows=(40, 40, 23), seq_len=16, vocab_size=300, s
     return manifest
 
 
+def write_shard(location, number, tokens, document, documents):
+    """One shard of packed rows in the folder `location`, and its record."""
+    content = encode_shard(tokens, document)
+    name = f"shard-{number:05d}.parquet"
+    (location / name).write(content)
+    return ShardRecord(
+        name=name,
+        rows=len(tokens),
+        tokens=int((document >= 0).sum()),
+        documents=documents,
+        bytes=content.size,
+        sha256=sha256(content),
+    )
+
+
 def write_split(folder, shards, vocab_size=300, seq_len=8):
     """A validation split of shards of (domain, ids) documents, opened."""
     manifest = write_dataset(folder, shard_rows=(1,), seq_len=seq_len, vocab_size=vocab_size)
     location, records, entries = Location.of(folder), [], []
     for number, documents in enumerate(shards):
         tokens, document = pack_documents([ids for _, ids in documents], seq_len, 0, vocab_size)
-        content = encode_shard(tokens, document)
-        name = f"shard-{number:05d}.parquet"
-        (location / name).write(content)
-        records.append(
-            ShardRecord(
-                name=name,
-                rows=len(tokens),
-                tokens=int((document >= 0).sum()),
-                documents=len(documents),
-                bytes=content.size,
-                sha256=sha256(content),
-            )
-        )
+        records.append(write_shard(location, number, tokens, document, documents=len(documents)))
         entries += [DocumentDomain(domain, len(ids) + 1) for domain, ids in documents]
     content = encode_domains(entries)
     (location / "domains.parquet").write(content)

@@ -117,7 +117,7 @@ def test_jsonl_lines_that_hold_no_text_are_counted_or_refused_by_place(tmp_path)
     for line, message in {
         b"{nonsense": r"a\.jsonl at byte 0 is not JSON",
         b'{"body": "x", "id": 1}': r"no key 'text' \(it has body, id\); set data\.text_column",
-        b"[1]": r"no key 'text' \(it has a list, no object\)",
+        b"[1]": r"is no JSON object but a list; mend or remove it",
         b'{"text": 5}': "'text' of .* is a int, not text",
         b"[" * 100_000: "is not JSON",
     }.items():

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from mtp.decode import StepOutput
-from serve.subscription import LONGEST_INTERVAL_S, EngineStoppedError, Subscription, interval
+from serve.serving_engine import EngineStoppedError
+from serve.subscription import LONGEST_INTERVAL_S, Subscription, interval
 
 
 def output(number, finish_reason=None):

@@ -20,7 +20,7 @@ from mtp.decode.probe import record_probe
 from mtp.errors import MTPError, UsageError
 from mtp.model import MTPModel
 from mtp.tokenizer import Tokenizer
-from serve.subscription import EngineStoppedError
+from serve.serving_engine import EngineStoppedError
 from serve.vllm_answer import prompt_logprobs_of, stats_of, steps_of
 from serve.vllm_engine import state_of
 from serve.vllm_request import Offer, body_of, check

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mtp.data.manifest import MANIFEST_NAME, CorpusRecord, FileRecord, Manifest, ShardRecord
+from mtp.data.manifest import MANIFEST_NAME, CorpusRecord, FileRecord, Manifest
 from mtp.data.packing import pack_documents
-from mtp.data.shards import encode_shard, rows_per_group, sha256, token_dtype
+from mtp.data.shards import rows_per_group, sha256, token_dtype
+from mtp.data.storage import Location
 from mtp.tokenizer import Tokenizer
+from tests.data.datasets import write_shard
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"]
 
@@ -39,21 +41,11 @@ def _write_split(folder: Path, split: str, tokenizer: Tokenizer, texts: list[str
     folder.mkdir(parents=True)
     ids = tokenizer.encode_batch(texts)
     tokens, document = pack_documents(ids, seq_len, tokenizer.eos_id, tokenizer.vocab_size)
-    shards = []
-    for number, rows in enumerate(np.array_split(np.arange(len(tokens)), 2)):
-        content = bytes(encode_shard(tokens[rows], document[rows]))
-        name = f"shard-{number:05d}.parquet"
-        (folder / name).write_bytes(content)
-        shards.append(
-            ShardRecord(
-                name=name,
-                rows=len(rows),
-                tokens=int((document[rows] >= 0).sum()),
-                documents=1,
-                bytes=len(content),
-                sha256=sha256(content),
-            )
-        )
+    parts = np.array_split(np.arange(len(tokens)), 2)
+    shards = [
+        write_shard(Location.of(folder), number, tokens[rows], document[rows], documents=1)
+        for number, rows in enumerate(parts)
+    ]
     counts = np.bincount(tokens[document >= 0].astype(int), minlength=tokenizer.vocab_size)
     extra = {"tokenizer.json": tokenizer.to_json().encode(), "token_counts.json": json.dumps(counts.tolist()).encode()}
     for name, content in extra.items():

@@ -52,12 +52,13 @@ def evaluate(
     """Measure a model: perplexity, agreement per horizon, acceptance, tokens per step."""
     from mtp.cli.cluster import configuration
     from mtp.cli.evaluation_report import show_evaluation
-    from mtp.evaluate.report import EvaluationReport
+    from mtp.evaluate import EvaluationReport
 
     settings = {"model": model_uri, "data": data, "largest_domains": domains}
     chosen = [f"evaluate.{key}={value}" for key, value in settings.items() if value]
     report = run("evaluate", configuration(config, chosen), progress=True)
-    show_evaluation(EvaluationReport.model_validate(report), as_json)
+    assert isinstance(report, EvaluationReport)
+    show_evaluation(report, as_json)
 
 
 def submit(

@@ -5,15 +5,15 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from jobs.progress import OnProgress, ProgressLines
 from mtp.cli.console import notes
+from mtp.progress import OnStage, StageLines
 
 
 @contextmanager
-def showing() -> Iterator[OnProgress]:
+def showing() -> Iterator[OnStage]:
     """Inside, the value takes (stage, done, total) and shows a bar for each stage, or lines where bars cannot move."""
     if not notes.is_terminal:
-        yield ProgressLines(lambda line: notes.print(line, highlight=False))
+        yield StageLines(lambda line: notes.print(line, highlight=False))
         return
     columns = (
         TextColumn("{task.description}"),

@@ -166,7 +166,7 @@ def _jsonl_document(line: bytes, path: str, place: int, where: str, columns: Col
     except (ValueError, RecursionError) as error:
         raise MTPError(f"the line of {where} is not JSON ({error}); mend or remove it") from None
     if not isinstance(record, dict):
-        record = {f"a {type(record).__name__}, no object": None}
+        raise MTPError(f"the line of {where} is no JSON object but a {type(record).__name__}; mend or remove it")
     for column, setting in columns.settings():
         if column not in record:
             raise MTPError(f"the line of {where} has no key {column!r} (it has {', '.join(record)}); set {setting}")

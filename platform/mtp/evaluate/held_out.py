@@ -51,9 +51,8 @@ def measure_held_out(model: MTPModel, windows: Windows, token_bytes: Tensor, bat
     calibration = torch.zeros(3, n, BINS, dtype=torch.float64, device=device)
     target_bytes = 0
     parts = (windows.tokens, windows.document, windows.countable)
-    batches = zip(*(part.split(batch_size) for part in parts), strict=True)
-    for batch in batches if len(windows.tokens) else ():  # torch splits nothing into one part of nothing
-        rows, ordinals, countable = (part.to(device) for part in batch)
+    for start in range(0, len(windows.tokens), batch_size):
+        rows, ordinals, countable = (part[start : start + batch_size].to(device) for part in parts)
         targets = objective.targets(rows, ordinals, countable)
         hiddens = model(rows, ordinals)
         sums += objective(hiddens, model.heads(), targets, lambdas, objective.denominators(targets)).sums()

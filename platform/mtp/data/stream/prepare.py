@@ -29,6 +29,7 @@ from mtp.data.stream.run_tasks import run_tasks
 from mtp.data.stream.scan import scan_corpus
 from mtp.data.stream.shard_task import ShardResult, ShardSettings, make_shard
 from mtp.errors import MTPError, UsageError
+from mtp.progress import OnStage, silent
 from mtp.tokenizer import Tokenizer
 
 SAMPLE_BYTES = 16 << 20
@@ -41,8 +42,6 @@ NAMED_SKIPS = 100
 """Files and documents left out that the manifest names; all are counted."""
 
 OnBytes = Callable[[int, int], None]
-OnProgress = Callable[[str, int, int], None]
-"""Called with (stage, done, total); stages are "scan", "train tokenizer" and "tokenize"."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +60,15 @@ class PreparedData:
     split_rule: str
 
 
-def prepare(config: DataConfig, on_progress: OnProgress | None = None) -> PreparedData:
+def prepare(config: DataConfig, report: OnStage = silent) -> PreparedData:
     """Prepare `config.corpus` into `config.path`, on the Ray cluster that this process is connected to.
+
+    The stages that `report` is told of are "scan", "train tokenizer" and "tokenize".
 
     Raises:
         UsageError: there is no corpus, or something else lies at `config.path` (see `config.overwrite`).
         MTPError: a file is unreadable or malformed, or nothing is left to hold out.
     """
-    report = on_progress or (lambda stage, done, total: None)
     target = Location.of(config.path)
     corpus = find_corpus(config.corpus)
     files = scan_corpus(corpus, _columns(config), partial(report, "scan"))
@@ -107,15 +107,14 @@ def _readable(corpus: Corpus, files: Sequence[FileReport]) -> list[FileReport]:
 
 def _corpus_fingerprint(config: DataConfig, files: Sequence[FileReport], given: Tokenizer | None) -> str:
     """Of all that decides the data set: every path and content, the settings, this pipeline's version."""
-    settings = config.model_dump(include={"text_column", "seq_len", "vocab_size", "held_out", "rows_per_shard"})
-    if config.domain_column:
-        settings["domain_column"] = config.domain_column
+    decisive = {"text_column", "domain_column", "seq_len", "vocab_size", "held_out", "rows_per_shard"}
+    settings = config.model_dump(include=decisive, exclude_none=True)
     identity = [PIPELINE_VERSION, settings, [[file.path, file.sha256] for file in files]]
     identity += [sha256(given.to_json().encode())] if given else []
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def _trained_tokenizer(pieces: SplitPieces, config: DataConfig, report: OnProgress) -> Tokenizer:
+def _trained_tokenizer(pieces: SplitPieces, config: DataConfig, report: OnStage) -> Tokenizer:
     report("train tokenizer", 0, 1)
     tokenizer = Tokenizer.train(_sample(pieces, config), config.vocab_size)
     report("train tokenizer", 1, 1)

@@ -1,9 +1,9 @@
-from jobs.progress import ProgressLines
+from mtp.progress import StageLines
 
 
 def test_a_stage_gets_a_line_for_every_tenth_that_it_reaches():
     lines = []
-    tell = ProgressLines(lines.append)
+    tell = StageLines(lines.append)
     for done in range(1001):
         tell("tokenize", done, 1000)
     tell("train", 1, 3)

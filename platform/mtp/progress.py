@@ -1,15 +1,19 @@
-"""Progress of a job, told to whoever runs it: a caller that draws bars, or lines in the job's log.
+"""Progress of long work in stages: told to a caller that draws bars, or as lines in a log.
 
 Knows stages and counts; knows nothing about what is counted.
 """
 
 from collections.abc import Callable
 
-OnProgress = Callable[[str, int, int], None]
+OnStage = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
 
 
-class ProgressLines:
+def silent(stage: str, done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+class StageLines:
     """One line for every tenth of a stage."""
 
     def __init__(self, write: Callable[[str], object] | None = None) -> None:
