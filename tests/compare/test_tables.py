@@ -25,6 +25,11 @@ def test_rows_that_mean_the_same_training_share_it():
 
 
 def test_all_models_of_a_comparison_read_the_same_data_in_the_same_order():
-    specs = plan_trainings(load_config(preset_path("compare")))
-    assert len({spec.config.data.model_dump_json() for spec in specs}) == 1
+    config = load_config(preset_path("compare"))
+    specs = plan_trainings(config)
+    bytewise = [spec for spec in specs if all(label.endswith(", bytes") for label in spec.labels)]
+    assert {spec.config.data.path for spec in bytewise} == {config.compare.byte_data}
+    assert len({spec.config.data.model_dump_json() for spec in specs if spec not in bytewise}) == 1
+    assert len({spec.config.data.model_dump_json() for spec in bytewise}) == 1
+    assert len({(spec.config.data.seed, spec.config.data.seq_len) for spec in specs}) == 1
     assert len({(spec.config.train.batch_size, spec.config.compare.tokens) for spec in specs}) == 1
