@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 
 MARKER = "MTP_CLUSTER_ID"
+_TICK_S = 0.02
+"""The kernel counts starts in hundredths of a second."""
 
 
 def launch(command: list[str], environment: Mapping[str, str], cluster_id: str, log: Path) -> subprocess.Popen[bytes]:
@@ -63,15 +65,14 @@ def stop(cluster_id: str, grace_s: float = 2.0) -> list[int]:
 
 
 def start_time(pid: int) -> float:
-    """When process `pid` began, in seconds since the epoch."""
-    return float(psutil.Process(pid).create_time())
+    """When process `pid` began, in seconds since the machine was started: setting the clock does not move it."""
+    return float(psutil.Process(pid).create_time() - psutil.boot_time())
 
 
 def is_running(pid: int, started: float) -> bool:
-    """Whether `pid` is still the process that began at `started` (seconds since the epoch), not a later one."""
+    """Whether `pid` is still the process that began at `started` (see start_time), not a later one."""
     try:
-        process = psutil.Process(pid)
-        return abs(process.create_time() - started) < 1.0 and _is_alive(process)
+        return abs(start_time(pid) - started) < _TICK_S and _is_alive(psutil.Process(pid))
     except psutil.NoSuchProcess:
         return False
 

@@ -11,7 +11,7 @@ import psutil
 
 from cluster.loopback import HOOK
 from cluster.ports import LOOPBACK, free_ports
-from cluster.processes import members
+from cluster.processes import members, start_time
 from cluster.state import LOOPBACK_ONLY, QUIET, ClusterState, Daemon, write_private
 from mtp.config import ClusterConfig
 
@@ -104,7 +104,7 @@ def daemons(state: ClusterState) -> dict[str, Daemon]:
     found = {}
     for process in members(state.cluster_id):
         try:
-            arguments, started = process.cmdline()[:3], process.create_time()
+            arguments, started = process.cmdline()[:3], start_time(process.pid)
         except psutil.NoSuchProcess:
             continue
         for name, ending in SERVERS.items():

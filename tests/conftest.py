@@ -46,7 +46,19 @@ def pytest_unconfigure() -> None:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster():
+def redis(tmp_path_factory):
+    """Where the cluster's GCS keeps its state, if MTP_TEST_REDIS is set, so that it can be killed; else None."""
+    if not os.environ.get("MTP_TEST_REDIS"):
+        yield None
+        return
+    from tests.chaos.redis_server import Redis
+
+    with Redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(redis):
     """A real local cluster, started by `cluster.local.up` and joined by the test process; yields its ClusterState."""
     import ray
 
@@ -57,6 +69,8 @@ def ray_cluster():
     before = dict(os.environ)
     ports = dict(zip(("ray_port", "dashboard_port", "mlflow_port"), free_ports(3), strict=True))
     try:
+        if redis is not None:
+            os.environ["RAY_REDIS_ADDRESS"] = redis.address
         state = up(ClusterConfig(**ports, num_cpus=4, object_store_mb=200))
         connect(state)
         yield state

@@ -35,13 +35,14 @@ def schedule(seed, steps, names):
 
 
 class Faults:
-    """Does them to the training of `config` and to the endpoint's replicas, on the cluster of `state`."""
+    """Does them to the training of `config`, to the endpoint's replicas and to what `keeper` starts again."""
 
-    def __init__(self, seed, state, config, cable):
+    def __init__(self, seed, state, config, cable, keeper=None):
         self._chance = random.Random(seed + 1)
         self._state = state
         self._config = config
         self._cable = cable
+        self._keeper = keeper
         self.done = []
 
     def do(self, name):
@@ -56,6 +57,12 @@ class Faults:
 
     def kill_proxy(self):
         return self._kill(processes(self._state, "ProxyActor")[0])
+
+    def kill_gcs(self):
+        return self._kill(self._keeper.gcs_pid)
+
+    def kill_redis(self):
+        return f"killed {self._keeper.redis.kill()}"
 
     def cut_registry(self):
         self._cable.cut()

@@ -1,13 +1,17 @@
 """A training and a loaded endpoint at once, faults done to both, and what must hold afterwards."""
 
 import time
+from contextlib import contextmanager
 
 import torch
 
+from cluster.ports import free_ports
 from mtp.checkpoint import save_model
+from mtp.config import ServeConfig
 from mtp.model import MTPModel
 from mtp.registry import metric_history, send_spooled
 from mtp.train.events import StepDone
+from serve.deploy import deploy, undeploy
 from tests.chaos.cable import Cable
 from tests.chaos.faults import Faults
 from tests.chaos.footprint import footprint, grown
@@ -26,7 +30,7 @@ class Scene:
     """What the faults happen to."""
 
     def __init__(self, state, root):
-        self.state, self.root = state, root
+        self.state, self.root, self.port = state, root, free_ports(1)[0]
         self.url = self.calm = None
 
     def write_model(self):
@@ -35,18 +39,32 @@ class Scene:
         model = MTPModel(tiny_config(KINDS["sequential"], vocab_size=tokenizer.vocab_size))
         return save_model(self.root / MODEL, model, tokenizer)
 
+    def deploy(self, name, **changes):
+        """Two replicas of the model under this name, beside others; the endpoint's URL."""
+        values = {"num_replicas": 2, "num_cpus": 0.1, "max_batch_size": 4, **changes}
+        return deploy(str(self.root / MODEL), ServeConfig(port=self.port, **values), name=name)
+
+    @contextmanager
+    def model(self, name, **changes):
+        """Deployed for a while."""
+        self.deploy(name, **changes)
+        try:
+            yield
+        finally:
+            undeploy(model=name)
+
     def config(self, name, **changes):
         return settings(self.root, name, **{"steps": STEPS, "faults": {"max_failures": 20}, **changes})
 
     def train(self, name, uri=None, on_event=lambda event: None, **changes):
         return Run(self.config(name, **changes), uri or self.state.mlflow_url, on_event)
 
-    def disturbed(self, name, seed, faults, *, width, **changes):
+    def disturbed(self, name, seed, faults, *, width, keeper=None, **changes):
         """Train `name` under load while the faults happen; what came of it, as a Disturbed."""
         with Cable(self.state.mlflow_url) as cable, Load(self.url, MODEL, width, pause_s=0.2, max_tokens=24) as load:
             time.sleep(WARM_S)
             before = footprint(self.state)
-            doer, due = Faults(seed, self.state, self.config(name, **changes), cable), list(faults)
+            doer, due = Faults(seed, self.state, self.config(name, **changes), cable, keeper), list(faults)
 
             def on_event(event):
                 while due and isinstance(event, StepDone) and event.step >= due[0].step:

@@ -12,11 +12,16 @@ import pytest
 
 from mtp.errors import MTPError
 from mtp.registry import fetch_model, register_model, versions
-from mtp.train.events import Notice, Planned
+from mtp.train.events import Notice, Planned, StepDone
 from tests.chaos.cable import Cable
-from tests.chaos.faults import schedule
+from tests.chaos.clock import node_with_a_fast_clock
+from tests.chaos.faults import processes, schedule
 from tests.chaos.footprint import left_over
-from tests.train.fits import new_run
+from tests.chaos.keeper import Keeper
+from tests.serve.conftest import wait_for
+from tests.serve.load import Load
+from tests.serve.test_rollout import replica_pids
+from tests.train.fits import new_run, worker_processes
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
@@ -90,3 +95,39 @@ def test_requests_that_a_killed_proxy_cuts_fail_at_once_and_later_ones_come_whol
     assert outcome.load.faults and not any("Timeout" in fault for fault in outcome.load.faults)
     assert len(set(outcome.load.texts)) == 1
     print(f"{len(outcome.load.faults)} failed of {len(outcome.load.texts)} in {time.monotonic() - began:.0f} s")
+
+
+@pytest.mark.long
+def test_a_training_and_an_endpoint_come_through_the_loss_of_the_gcs_and_of_its_redis(scene, redis):
+    if redis is None:
+        pytest.skip("the GCS of this session keeps its state in memory: set MTP_TEST_REDIS=1 (redis-server is needed)")
+    faults = schedule(SEED, 120, ["kill_gcs", "kill_redis", "kill_replica", "kill_gcs"])
+    with Keeper(scene.state, redis) as keeper:
+        outcome = scene.disturbed("gcs", SEED, faults, width=4, keeper=keeper)
+        assert_whole(scene, outcome)
+        wait_for(keeper.whole, seconds=60)
+        wait_for(lambda: len(processes(scene.state, ":replica")) == 2, seconds=120)
+    print(f"started again: {keeper.restarts}")
+    assert keeper.restarts.count("gcs") >= 2 and "redis" in keeper.restarts
+
+
+@pytest.mark.long
+def test_a_node_whose_clock_is_hours_fast_trains_and_serves_like_any_other(scene):
+    first = []
+
+    def on_event(event):
+        if isinstance(event, StepDone) and not first:
+            first.extend(worker_processes())
+
+    with node_with_a_fast_clock(cpus=3) as raylet, scene.model("early", num_cpus=0.9):
+        replicas = set(replica_pids("early")) & pids_below(raylet)
+        with Load(scene.url, "early", 4, max_tokens=24) as load:
+            run = scene.train("early", on_event=on_event, cpus_per_worker=2)
+        workers = set(first) & pids_below(raylet)
+    assert len(replicas) == 1 and len(workers) == 1, "the clock concerned nobody"
+    scene.assert_same_training(run)
+    assert load.texts and load.faults == [] and len(set(load.texts)) == 1
+
+
+def pids_below(process):
+    return {child.pid for child in process.children(recursive=True)}

@@ -1,6 +1,7 @@
 """The life of a local cluster: what `up`, `down` and their failures leave behind."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from cluster.local import connect, down, load_state, require_state, up
 from cluster.ports import free_ports
-from cluster.processes import members
+from cluster.processes import is_running, members, start_time
 from cluster.state import ClusterState
 from cluster.status import status
 from mtp.config import ClusterConfig
@@ -114,6 +115,14 @@ def test_a_state_file_from_before_a_reboot_is_recognised_and_kills_nobody(dead_s
     assert status()["cluster"] == "broken"
     assert down() == []
     assert ClusterState.load() is None
+
+
+def test_setting_the_clock_makes_no_process_another_one(monkeypatch):
+    started, boot_time = start_time(os.getpid()), psutil.boot_time()
+    monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: boot_time + 3600)
+    assert psutil.boot_time() == boot_time + 3600
+    assert is_running(os.getpid(), started)
+    assert not is_running(os.getpid(), started + 1)
 
 
 def test_a_broken_cluster_is_stopped_as_a_whole_after_its_command_has_ended(own_home):

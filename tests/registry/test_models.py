@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -252,6 +253,20 @@ def test_rolling_back_goes_to_the_version_before_and_again_to_the_one_before_tha
         roll_back(name, uri=uri)
     promote(name, third, uri=uri)
     assert roll_back(name, uri=uri) == (third, first)
+
+
+def test_a_promotion_counts_though_the_one_before_came_from_a_machine_whose_clock_is_a_day_fast(
+    registered, model_folder, monkeypatch
+):
+    name, first, run_id, uri = registered
+    second = register_model(run_id, model_folder, name, uri=uri)
+    now = time.time_ns
+    with monkeypatch.context() as there:
+        there.setattr(time, "time_ns", lambda: now() + 86_400_000_000_000)
+        promote(name, first, uri=uri)
+    assert promote(name, second, uri=uri) == first
+    assert registered_models(uri=uri)[name]["champion"] == second
+    assert roll_back(name, uri=uri) == (second, first)
 
 
 def test_promotions_of_several_processes_at_once_are_all_remembered(registered, model_folder, tmp_path):

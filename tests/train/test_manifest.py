@@ -1,7 +1,16 @@
 import pyarrow.fs as fs
 import pytest
 
-from mtp.train.manifest import MANIFEST, Manifest, TrainerState, checkpoint_name, checkpoints, newest_whole, write_file
+from mtp.train.manifest import (
+    MANIFEST,
+    Manifest,
+    TrainerState,
+    checkpoint_name,
+    checkpoints,
+    newest_stamp,
+    newest_whole,
+    write_file,
+)
 
 LOCAL = fs.LocalFileSystem()
 STATE = TrainerState(
@@ -30,6 +39,15 @@ def test_the_newest_checkpoint_is_found_by_its_step(tmp_path):
         write_checkpoint(tmp_path, step)
     assert newest_step(tmp_path) == 100
     assert len(checkpoints(LOCAL, str(tmp_path))) == 3
+
+
+def test_of_two_tries_at_a_step_the_one_with_the_greater_stamp_counts(tmp_path):
+    for stamp in (999, 1000, 7):
+        write_checkpoint(tmp_path, 4, stamp)
+    write_checkpoint(tmp_path, 3, 2000)
+    assert newest_whole(LOCAL, str(tmp_path))[0] == checkpoint_name(4, 1000)
+    assert newest_stamp(LOCAL, str(tmp_path)) == 2000
+    assert newest_stamp(LOCAL, str(tmp_path / "absent")) == 0
 
 
 def test_a_run_without_checkpoints_has_none(tmp_path):

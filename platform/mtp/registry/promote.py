@@ -135,10 +135,16 @@ def promotions(name: str, alias: str = "champion", *, uri: str | None = None) ->
     mlflow = client(uri)
     with registry_errors(uri):
         require_registered(mlflow, name, uri)
-        tags = mlflow.get_registered_model(name).tags
-    prefix = f"{_PROMOTION}{alias}."
-    found = [json.loads(value) for key, value in sorted(tags.items()) if key.startswith(prefix)]
+        found = [json.loads(value) for _, value in _moves(mlflow, name, alias)]
     return [Promotion(**{**move, "at": datetime.fromisoformat(move["at"])}) for move in found]
+
+
+def _moves(mlflow: "MlflowClient", name: str, alias: str) -> list[tuple[int, str]]:
+    """Time, in nanoseconds, and content of the tag of every move, oldest first."""
+    prefix = f"{_PROMOTION}{alias}."
+    tags = mlflow.get_registered_model(name).tags
+    found = sorted((key.removeprefix(prefix), value) for key, value in tags.items() if key.startswith(prefix))
+    return [(int(key.partition("-")[0]), value) for key, value in found]
 
 
 def _move(
@@ -160,7 +166,11 @@ def _move(
         "rollback": rollback,
         "forced": forced,
     }
-    key = f"{_PROMOTION}{alias}.{time.time_ns()}-{uuid.uuid4().hex[:8]}"
+    last = max((at for at, _ in _moves(mlflow, name, alias)), default=0)
+    at = max(
+        time.time_ns(), last + 1
+    )  # a machine whose clock is fast may have been before us
+    key = f"{_PROMOTION}{alias}.{at}-{uuid.uuid4().hex[:8]}"
     mlflow.set_registered_model_tag(name, key, json.dumps(move))
     newest = promotions(name, alias, uri=uri)[-1]  # from another machine perhaps: all end with the same one
     mlflow.set_registered_model_alias(name, alias, str(newest.version))

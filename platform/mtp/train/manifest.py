@@ -69,7 +69,10 @@ class Manifest(BaseModel):
 
 
 def checkpoint_name(step: int, stamp: int) -> str:
-    """The folder of a checkpoint after `step` steps; `stamp` (seconds) keeps a second try apart from the first."""
+    """The folder of a checkpoint after `step` steps; of two tries at a step, the one with the greater stamp counts.
+
+    A stamp is the time in seconds, or one more than `newest_stamp`, where that is later.
+    """
     return f"step-{step:09d}-{stamp}"
 
 
@@ -97,7 +100,12 @@ def checkpoints(filesystem: fs.FileSystem, run_folder: str) -> list[str]:
     """Names of the run's checkpoint folders, newest first, whole or not."""
     listing = filesystem.get_file_info(fs.FileSelector(run_folder, allow_not_found=True))
     names = [entry.base_name for entry in listing if entry.type == fs.FileType.Directory]
-    return sorted((name for name in names if step_of(name) is not None), reverse=True)
+    return sorted((name for name in names if step_of(name) is not None), key=_numbers, reverse=True)
+
+
+def newest_stamp(filesystem: fs.FileSystem, run_folder: str) -> int:
+    """The greatest stamp of the run's checkpoints, of whatever step; 0 without one."""
+    return max((_numbers(name)[1] for name in checkpoints(filesystem, run_folder)), default=0)
 
 
 def newest_whole(filesystem: fs.FileSystem, run_folder: str) -> tuple[str, Manifest] | None:
@@ -119,6 +127,12 @@ def read_manifest(filesystem: fs.FileSystem, folder: str) -> Manifest | None:
     except (FileNotFoundError, ValidationError):
         return None
     return manifest if manifest.version == FORMAT_VERSION else None
+
+
+def _numbers(name: str) -> tuple[int, int]:
+    """Step and stamp in the name of a checkpoint's folder."""
+    _, step, stamp = name.split("-")
+    return int(step), int(stamp)
 
 
 def _matches(filesystem: fs.FileSystem, path: str, record: FileRecord) -> bool:

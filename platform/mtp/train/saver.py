@@ -21,7 +21,7 @@ from mtp.config.train import TrainConfig
 from mtp.train.collective import from_rank_zero, gathered
 from mtp.train.engine import Engine
 from mtp.train.events import Notice, Saved, TrainEvent
-from mtp.train.manifest import MANIFEST, FileRecord, Manifest, TrainerState, checkpoint_name, write_file
+from mtp.train.manifest import MANIFEST, FileRecord, Manifest, TrainerState, checkpoint_name, newest_stamp, write_file
 from mtp.train.retention import drop_superseded
 from mtp.train.state import collect, shard_name
 
@@ -52,6 +52,7 @@ class CheckpointSaver:
         self._run_folder = run_folder
         self._tell = tell
         self._settle = settle
+        self._stamp = newest_stamp(filesystem, run_folder) if rank == 0 else 0
         # The thread's exchanges must not mix with those of the steps: a group of its own.
         # It may wait long for a slow upload; a rank that hangs is found by the steps.
         self._group = dist.new_group(backend="gloo", timeout=_LONGEST_UPLOAD)
@@ -64,7 +65,8 @@ class CheckpointSaver:
         `metrics`: of the held-out rows at this step, if they were measured.
         """
         self.wait()
-        name = from_rank_zero(checkpoint_name(state.step, int(time.time())))
+        self._stamp = max(int(time.time()), self._stamp + 1)  # later than all before it, wherever the clock was set
+        name = from_rank_zero(checkpoint_name(state.step, self._stamp))
         share = collect(self._engine, self._rank)
         manifest = Manifest(state=state, model=self._model.model_dump(mode="json"), metrics=metrics, files={})
         self._thread = threading.Thread(
