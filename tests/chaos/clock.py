@@ -1,9 +1,9 @@
-"""A node whose clock is wrong: every process on it sees another time of day (libfaketime, which Debian brings)."""
+"""A node whose clock is wrong: every process on it sees another time of day (the package libfaketime, if installed)."""
 
-import shutil
-import subprocess
 import time
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 
 import psutil
 import pytest
@@ -19,12 +19,14 @@ AHEAD_S = 3 * 3600
 @contextmanager
 def node_with_a_fast_clock(cpus):
     """Adds it to the session's cluster; yields its raylet as a psutil.Process. Its processes are killed at the end."""
-    if shutil.which("faketime") is None:
-        pytest.skip("faketime is not installed (it comes with the distribution's package of that name)")
+    library = _library()
+    if library is None:
+        pytest.skip("libfaketime is not installed (`pip install libfaketime` compiles it)")
     before = {node["NodeID"] for node in ray.nodes()}
     with pytest.MonkeyPatch.context() as environment:
-        for name, value in _faked().items():
-            environment.setenv(name, value)
+        environment.setenv("LD_PRELOAD", str(library))
+        environment.setenv("FAKETIME", f"+{AHEAD_S}")
+        environment.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")
         state = up(ClusterConfig(nodes=1, cpus_per_node=cpus, object_store_mb=100))
     raylet = psutil.Process(state.nodes["node-1"].pid)
     (node,) = {node["NodeID"] for node in ray.nodes()} - before
@@ -36,15 +38,10 @@ def node_with_a_fast_clock(cpus):
             process.kill()
 
 
-def _faked():
-    """What `faketime` would set, but for its semaphore, and with the library for programs of several threads."""
-    shown = subprocess.run(["faketime", "-f", "+1", "env"], capture_output=True, text=True, check=True).stdout
-    (library,) = [line.partition("=")[2] for line in shown.splitlines() if line.startswith("LD_PRELOAD=")]
-    return {
-        "LD_PRELOAD": library.replace("libfaketime.so", "libfaketimeMT.so"),
-        "FAKETIME": f"+{AHEAD_S}",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
+def _library():
+    """What programs are made to load; None if it is not there."""
+    found = find_spec("libfaketime")
+    return next(Path(found.origin).parent.rglob("libfaketime.so.1"), None) if found else None
 
 
 def _clock_of(node):

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from mtp.cli.bench.draft_price import needed_share
+
 
 def test_bench_train_smoke_writes_the_ratios_by_their_names(tmp_path):
     path = tmp_path / "report.json"
@@ -65,7 +67,17 @@ def test_bench_decode_smoke_writes_the_ratios_by_their_names(tmp_path):
     report = json.loads(path.read_text())
     names = {ratio["name"] for ratio in report["ratios"]}
     assert {"mtp_vs_standard_b1_small", "int8_vs_standard_b1_small", "worst_cell_vs_standard_small"} <= names
-    assert next(entry for entry in report["contestants"] if entry["name"] == "small vllm")["median"] is None
+    entries = {entry["name"]: entry for entry in report["contestants"]}
+    assert entries["small vllm"]["median"] is None
+    assert 0 < entries["small b2 mtp, every draft accepted"]["median"] <= 4
+
+
+def test_the_share_of_drafts_that_a_number_of_tokens_asks_for():
+    assert needed_share(1, 1.5) == pytest.approx(0.5)
+    assert needed_share(2, 1.75) == pytest.approx(0.5)
+    assert needed_share(3, 4.0) == pytest.approx(1.0)
+    assert needed_share(1, 2.01) is None
+    assert needed_share(0, 1.0) == pytest.approx(0.0)
 
 
 @pytest.mark.long
@@ -74,7 +86,16 @@ def test_bench_decode_smoke_writes_the_ratios_by_their_names(tmp_path):
     [
         (["data"], {"stream_vs_memmap", "data_wait_fraction"}),
         (["data", "--prepare"], {"prepare_vs_tokenizers"}),
-        (["train", "--platform"], {"platform_vs_bare_loop", "workers_2_vs_1", "workers_2_vs_1_same_batch"}),
+        (
+            ["train", "--platform"],
+            {
+                "platform_vs_bare_loop",
+                "platform_vs_loop_in_ray_train",
+                "workers_2_vs_1",
+                "workers_2_vs_1_same_batch",
+                "platform_vs_hf_trainer",
+            },
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -167,9 +167,7 @@ def _move(
         "forced": forced,
     }
     last = max((at for at, _ in _moves(mlflow, name, alias)), default=0)
-    at = max(
-        time.time_ns(), last + 1
-    )  # a machine whose clock is fast may have been before us
+    at = max(time.time_ns(), last + 1)  # a machine whose clock is fast may have been before us
     key = f"{_PROMOTION}{alias}.{at}-{uuid.uuid4().hex[:8]}"
     mlflow.set_registered_model_tag(name, key, json.dumps(move))
     newest = promotions(name, alias, uri=uri)[-1]  # from another machine perhaps: all end with the same one

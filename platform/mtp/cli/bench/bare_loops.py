@@ -1,11 +1,12 @@
-"""The two peers of `mtp bench train --platform`: a loop in plain PyTorch, and Hugging Face's Trainer.
+"""The peers of `mtp bench train --platform`: plain PyTorch, alone and in Ray Train, and Hugging Face's Trainer.
 
-Both read the rows that the platform reads, in its order, from memory, with the platform's optimizer settings.
+All read the rows that the platform reads, in its order, from memory, with the platform's optimizer settings.
 """
 
 import importlib.util
 import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtp.config import Config
@@ -41,6 +42,33 @@ def bare_loop_rate(config: Config, threads: int) -> float:
         optimizer.zero_grad()
         marks.append(time.perf_counter())
     return _rate(config, marks)
+
+
+def ray_train_rate(config: Config, threads: int) -> float:
+    """Tokens a second of the same loop in a worker of Ray Train: what is left when Ray has taken its part.
+
+    The process must be connected to Ray.
+    """
+    import ray.train.torch
+
+    with tempfile.TemporaryDirectory(prefix="mtp-bench-") as folder:
+        answer = Path(folder) / "rate"
+        ray.train.torch.TorchTrainer(
+            _report_rate,
+            train_loop_config={"config": config, "threads": threads, "answer": answer},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=1, use_gpu=False, resources_per_worker={"CPU": config.train.cpus_per_worker}
+            ),
+            run_config=ray.train.RunConfig(
+                storage_path=folder, logging_config=ray.train.LoggingConfig(log_level="ERROR")
+            ),
+        ).fit()
+        return float(answer.read_text())
+
+
+def _report_rate(settings: dict[str, Any]) -> None:
+    """Ray Train's `train_loop_per_worker`."""
+    settings["answer"].write_text(str(bare_loop_rate(settings["config"], settings["threads"])))
 
 
 def trainer_rate(config: Config, threads: int) -> float | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mtp.cli.bench.decode_limits import limit_shares, memory_per_request
+from mtp.cli.bench.draft_price import draft_price
 from mtp.cli.bench.harness import Contestant, Measured, OnRound, pairwise, take_turns
 from mtp.cli.bench.peers.contestants import RunningPeer, contestant
 from mtp.cli.bench.report import Ratio
@@ -115,6 +116,7 @@ def bench_decode(
         entries += [_described(who, one, measured[STANDARD], engines.get(who), limits) for who, one in measured.items()]
         ratios += _ratios(name, batch, measured)
         worst.append(pairwise(measured[MTP], measured[STANDARD]))
+        entries.append(draft_price(name, model, cell, size.draft_vocab_size, rounds, _mtp_target(name, batch)))
     lowest = min(worst, key=lambda values: sorted(values)[len(values) // 2])
     ratios.append(Ratio.of(f"worst_cell_vs_standard_{name}", lowest, WORST_TARGET, "higher"))
     entries.append(memory_per_request(name, model, size.prompt_tokens + size.new_tokens))
@@ -132,7 +134,7 @@ def _check_equal(engines: dict[str, OurEngine]) -> list[list[int]]:
 
 def _ratios(name: str, batch: int, measured: dict[str, Measured]) -> Iterator[Ratio]:
     standard = measured[STANDARD]
-    target = MTP_TARGETS.get(name, {}).get(batch, WORST_TARGET)
+    target = _mtp_target(name, batch)
     yield Ratio.of(f"mtp_vs_standard_b{batch}_{name}", pairwise(measured[MTP], standard), target, "higher")
     yield Ratio.of(f"int8_vs_standard_b{batch}_{name}", pairwise(measured[INT8], standard), 1.0, "higher")
     for peer, (ours, by_batch, elsewhere) in AGAINST.items():
@@ -143,6 +145,10 @@ def _ratios(name: str, batch: int, measured: dict[str, Measured]) -> Iterator[Ra
             yield Ratio.of(
                 f"{own}_vs_{peer}_b{batch}_{name}", pairwise(measured[ours], measured[peer]), target, "higher"
             )
+
+
+def _mtp_target(name: str, batch: int) -> float:
+    return MTP_TARGETS.get(name, {}).get(batch, WORST_TARGET)
 
 
 def _described(

@@ -1,22 +1,23 @@
 """`mtp bench train --platform`: the whole platform against a bare PyTorch loop, Hugging Face's Trainer, and itself.
 
 Ray Data, Ray Train, DeepSpeed and MLflow with one worker, against a loop of forward, loss, backward, clipping and AdamW
-on the same batches that lie in memory; then two workers of one thread against one of one thread: each with the rows
-that the one has, and with half of them. Rates leave out start-up, which has a table of its own, and checkpoints.
+on the same batches that lie in memory, alone and in a worker of Ray Train; then two workers of one thread against one
+of one thread: each with the rows that the one has, and with half of them. Rates leave out start-up, which has a table
+of its own, and checkpoints.
 """
 
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mtp.cli.bench.bare_loops import bare_loop_rate, trainer_rate
+from mtp.cli.bench.bare_loops import bare_loop_rate, ray_train_rate, trainer_rate
 from mtp.cli.bench.bench_data_set import bench_config, prepare_bench_data
 from mtp.cli.bench.harness import Contestant, Measured, OnRound
 from mtp.cli.bench.platform_run import PlatformRun, run_platform
 from mtp.cli.bench.report import Ratio
 from mtp.config import Config
 
-PLATFORM, BARE = "platform", "bare loop"
+PLATFORM, BARE, IN_RAY = "platform", "bare loop", "bare loop in Ray Train"
 PLATFORM_1, TRAINER = "platform, one horizon", "Hugging Face Trainer, one horizon"
 ONE, TWO, HALVES = "1 worker, 1 thread", "2 workers, 1 thread each", "2 workers, 1 thread each, half the rows each"
 INTERVALS = 6
@@ -44,6 +45,7 @@ def bench_platform(
     runs: dict[str, Callable[[], float | None]] = {
         PLATFORM: platform(whole),
         BARE: lambda: bare_loop_rate(whole, cores),
+        IN_RAY: lambda: ray_train_rate(whole, cores),
         PLATFORM_1: platform(plain),
         TRAINER: lambda: trainer_rate(plain, cores),
         ONE: platform(bench_config(smoke, num_workers=1, **single)),
@@ -74,6 +76,7 @@ def _one_horizon(config: Config) -> Config:
 def _ratios(rates: dict[str, list[float]]) -> Iterator[Ratio]:
     for name, ours, theirs, target in (
         ("platform_vs_bare_loop", PLATFORM, BARE, 0.97),
+        ("platform_vs_loop_in_ray_train", PLATFORM, IN_RAY, 0.97),
         ("workers_2_vs_1", TWO, ONE, 1.8),
         ("workers_2_vs_1_same_batch", HALVES, ONE, 1.0),
         ("platform_vs_hf_trainer", PLATFORM_1, TRAINER, 1.0),
