@@ -25,7 +25,7 @@ from tests.train.fits import new_run, worker_processes
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
-LONG_STEPS = 600
+LONG_STEPS = 300
 
 
 def assert_whole(scene, outcome):
@@ -74,6 +74,7 @@ def test_when_all_is_over_no_process_is_left(scene):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_a_long_training_comes_through_every_fault_in_any_order(scene):
     names = ["kill_worker", "kill_replica", "cut_registry", "mend_registry", "corrupt_checkpoint", "fill_disk"]
     faults = schedule(SEED, LONG_STEPS, [*names, "free_disk", "kill_worker", "kill_replica"])
@@ -121,12 +122,11 @@ def test_a_node_whose_clock_is_hours_fast_trains_and_serves_like_any_other(scene
 
     with node_with_a_fast_clock(cpus=3) as raylet, scene.model("early", num_cpus=0.9):
         replicas = set(replica_pids("early")) & pids_below(raylet)
-        with Load(scene.url, "early", 2, max_tokens=24) as load:
+        with Load(scene.url, "early", 4, max_tokens=24) as load:
             run = scene.train("early", on_event=on_event, cpus_per_worker=2)
-        print(load.faults)
     assert len(replicas) == 1 and len(workers) == 1, "the clock concerned nobody"
     scene.assert_same_training(run)
-    assert load.texts and load.faults == [] and len(set(load.texts)) == 1
+    assert load.faults == [] and len(set(load.texts)) == 1
 
 
 def pids_below(process):
