@@ -8,6 +8,7 @@ import time
 import httpx
 import psutil
 import pytest
+import yaml
 
 from cluster import prometheus
 from cluster.dashboard import DASHBOARDS, FOLDER, dashboard
@@ -87,6 +88,8 @@ def test_every_panel_shows_a_line_for_a_training_and_an_endpoint_that_run(watche
     driver = Driver(tmp_path / "config.yaml", run_id).until_step(60)
     try:
         wait_for_all(watched, "training", "data")
+        running, unless, logging = stalled_training().partition("unless on (ray_train_run_name)")
+        assert unless and "watched" in names_of_runs(watched, running) & names_of_runs(watched, logging)
     finally:
         driver.end(signal.SIGTERM)
 
@@ -99,6 +102,17 @@ def test_every_panel_shows_a_line_for_a_training_and_an_endpoint_that_run(watche
             wait_for_all(watched, "serving")
     finally:
         undeploy()
+
+
+def stalled_training():
+    """The condition of the alert, whose sides name a run by labels of two owners."""
+    (group,) = yaml.safe_load((FOLDER.parent / "alerts.yaml").read_text())["groups"]
+    return next(rule["expr"] for rule in group["rules"] if rule["alert"] == "TrainingStalled")
+
+
+def names_of_runs(url, query):
+    answer = httpx.get(f"{url}/api/v1/query", params={"query": query}, timeout=30).json()
+    return {line["metric"]["ray_train_run_name"] for line in answer["data"]["result"]}
 
 
 def write_model(folder):
