@@ -11,8 +11,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from mtp.decode import DecodeStats, Request, StepOutput
@@ -59,13 +59,13 @@ class RemoteEngine:
             try:
                 await attempt.open()
                 return
-            except _LOST:
-                attempt.close()
             except BackPressureError:
                 message = "as many requests are waiting for this model as may; try again later"
                 raise APIError(429, message, code="overloaded", retry_after=1) from None
             except DeploymentUnavailableError:
                 raise APIError(503, "no replica of this model is running", code="unavailable", retry_after=5) from None
+            except _LOST:
+                attempt.close()
         raise EngineStoppedError("replicas die while they take this request")
 
     async def _steps(self, attempt: "_Attempt") -> AsyncGenerator[list[StepOutput], None]:
@@ -78,7 +78,7 @@ class RemoteEngine:
                         if steps and steps[-1].finish_reason is not None:
                             return
                     raise EngineStoppedError("a replica ended a request without its last token")
-                except (*_LOST, EngineStoppedError) as error:
+                except _LOST as error:
                     lost += 1
                     attempt.close()
                     if lost >= MAX_REPLICAS_LOST:
@@ -90,7 +90,10 @@ class RemoteEngine:
             attempt.close()
 
 
-_LOST = (ActorDiedError, ActorUnavailableError)
+_LOST = (EngineStoppedError, RayError, RayServeException)
+"""A replica that dies is told of in many ways: a dead or unreachable actor, a crashed worker, a lost object, a request
+that was cancelled or failed "upstream". What the engine raises of a request comes as it is (`_as_raised`).
+"""
 
 
 class _Attempt:
@@ -108,7 +111,8 @@ class _Attempt:
     async def open(self) -> None:
         self._response = self._handle.remote(self._request)
         with _as_raised():
-            await anext(aiter(self._response))
+            if await anext(aiter(self._response), None) is None:
+                raise EngineStoppedError("a replica ended a request before it had begun")
 
     async def steps(self) -> AsyncIterator[list[StepOutput]]:
         with _as_raised():

@@ -97,6 +97,20 @@ def test_a_killed_proxy_comes_back_by_itself_and_breaks_no_text(roomy, client):
     wait_for(lambda: nothing_runs(client))
 
 
+@pytest.mark.long
+def test_replicas_killed_one_after_the_other_cost_no_stream_and_change_no_text(roomy, client):
+    expected = text_of(client)
+    with Load(roomy, "roomy") as load:
+        for _ in range(6):
+            wait_for(lambda: len(replica_pids("roomy")) == 2, seconds=120)
+            done = len(load.texts)
+            wait_for(lambda: len(load.texts) >= done + 16)
+            os.kill(replica_pids("roomy")[0], signal.SIGKILL)
+            wait_for(lambda: len(load.texts) >= done + 48)
+    assert load.faults == []
+    assert set(load.texts) == {expected}
+
+
 def proxy_pid():
     from ray.util.state import list_actors
 
