@@ -103,12 +103,16 @@ def test_replicas_killed_one_after_the_other_cost_no_stream_and_change_no_text(r
     with Load(roomy, "roomy") as load:
         for _ in range(6):
             wait_for(lambda: len(replica_pids("roomy")) == 2, seconds=120)
-            done = len(load.texts)
-            wait_for(lambda: len(load.texts) >= done + 16)
+            wait_for_more(load, 16)
             os.kill(replica_pids("roomy")[0], signal.SIGKILL)
-            wait_for(lambda: len(load.texts) >= done + 48)
+            wait_for_more(load, 32)
     assert load.faults == []
     assert set(load.texts) == {expected}
+
+
+def wait_for_more(load, streams):
+    whole = len(load.texts) + streams
+    wait_for(lambda: len(load.texts) >= whole)
 
 
 def proxy_pid():
