@@ -49,20 +49,12 @@ def ray_train_rate(config: Config, threads: int) -> float:
 
     The process must be connected to Ray.
     """
-    import ray.train.torch
+    from mtp.train.lone_worker import run_alone
 
     with tempfile.TemporaryDirectory(prefix="mtp-bench-") as folder:
         answer = Path(folder) / "rate"
-        ray.train.torch.TorchTrainer(
-            _report_rate,
-            train_loop_config={"config": config, "threads": threads, "answer": answer},
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=1, use_gpu=False, resources_per_worker={"CPU": config.train.cpus_per_worker}
-            ),
-            run_config=ray.train.RunConfig(
-                storage_path=folder, logging_config=ray.train.LoggingConfig(log_level="ERROR")
-            ),
-        ).fit()
+        settings = {"config": config, "threads": threads, "answer": answer}
+        run_alone(_report_rate, settings, config.train.cpus_per_worker)
         return float(answer.read_text())
 
 
