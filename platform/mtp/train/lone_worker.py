@@ -1,4 +1,4 @@
-"""A function in one worker of Ray Train, with nothing of ours around it: what a benchmark compares the platform with."""
+"""A function in one worker of Ray Train with nothing of ours around it: what a benchmark compares the platform with."""
 
 import tempfile
 from collections.abc import Callable
