@@ -5,8 +5,8 @@ import threading
 import psutil
 
 from cluster import ray_head
-from cluster.processes import launch
-from cluster.state import ClusterState
+from cluster.processes import launch, start_time
+from cluster.state import ClusterState, Daemon
 
 DOWN_S = 5
 """How long each stays away: a restarted container is not there at once."""
@@ -17,9 +17,9 @@ class Keeper:
 
     def __init__(self, state, redis):
         self._state, self.redis = state, redis
-        gcs = psutil.Process(state.daemons["gcs"].pid)
-        self._command, self._environment = gcs.cmdline(), gcs.environ()
-        self._gcs = gcs
+        self._gcs = state.daemons["gcs"]
+        process = psutil.Process(self.gcs_pid)
+        self._command, self._environment = process.cmdline(), process.environ()
         self.restarts = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -40,18 +40,15 @@ class Keeper:
 
     def whole(self):
         """Whether both run."""
-        return self.redis.is_running() and self._alive()
+        return self.redis.is_running() and self._gcs.is_running()
 
     def _run(self):
         while not self._stop.wait(1):
             if not self.redis.is_running() and not self._stop.wait(DOWN_S):
                 self.redis.start()
                 self.restarts.append("redis")
-            if not self._alive() and not self._stop.wait(DOWN_S):
+            if not self._gcs.is_running() and not self._stop.wait(DOWN_S):
                 log = self._state.ray_temp_dir / "session_latest" / "logs" / "gcs_server.again.out"
-                process = launch(self._command, self._environment, self._state.cluster_id, log)
-                self._gcs = psutil.Process(process.pid)
+                pid = launch(self._command, self._environment, self._state.cluster_id, log).pid
+                self._gcs = Daemon(pid=pid, started=start_time(pid), log=log)
                 self.restarts.append("gcs")
-
-    def _alive(self):
-        return self._gcs.is_running() and self._gcs.status() != psutil.STATUS_ZOMBIE

@@ -119,7 +119,7 @@ def test_a_state_file_from_before_a_reboot_is_recognised_and_kills_nobody(dead_s
 
 def test_setting_the_clock_makes_no_process_another_one(monkeypatch):
     started, boot_time = start_time(os.getpid()), psutil.boot_time()
-    monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: boot_time + 3600)
+    monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: boot_time + 3600)
     assert psutil.boot_time() == boot_time + 3600
     assert is_running(os.getpid(), started)
     assert not is_running(os.getpid(), started + 1)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
-_NAME = re.compile(r"^step-(\d{9})-\d+$")
+_NAME = re.compile(r"^step-(\d{9})-(\d+)$")
 
 
 class FileRecord(BaseModel):
@@ -78,8 +78,8 @@ def checkpoint_name(step: int, stamp: int) -> str:
 
 def step_of(name: str) -> int | None:
     """The step in a checkpoint folder's name; None for any other folder."""
-    match = _NAME.match(name)
-    return int(match.group(1)) if match else None
+    numbers = _numbers(name)
+    return numbers[0] if numbers else None
 
 
 def write_file(filesystem: fs.FileSystem, path: str, content: bytes) -> FileRecord:
@@ -100,12 +100,14 @@ def checkpoints(filesystem: fs.FileSystem, run_folder: str) -> list[str]:
     """Names of the run's checkpoint folders, newest first, whole or not."""
     listing = filesystem.get_file_info(fs.FileSelector(run_folder, allow_not_found=True))
     names = [entry.base_name for entry in listing if entry.type == fs.FileType.Directory]
-    return sorted((name for name in names if step_of(name) is not None), key=_numbers, reverse=True)
+    found = {name: numbers for name in names if (numbers := _numbers(name))}
+    return sorted(found, key=found.__getitem__, reverse=True)
 
 
 def newest_stamp(filesystem: fs.FileSystem, run_folder: str) -> int:
     """The greatest stamp of the run's checkpoints, of whatever step; 0 without one."""
-    return max((_numbers(name)[1] for name in checkpoints(filesystem, run_folder)), default=0)
+    names = checkpoints(filesystem, run_folder)
+    return max((numbers[1] for name in names if (numbers := _numbers(name))), default=0)
 
 
 def newest_whole(filesystem: fs.FileSystem, run_folder: str) -> tuple[str, Manifest] | None:
@@ -129,10 +131,10 @@ def read_manifest(filesystem: fs.FileSystem, folder: str) -> Manifest | None:
     return manifest if manifest.version == FORMAT_VERSION else None
 
 
-def _numbers(name: str) -> tuple[int, int]:
-    """Step and stamp in the name of a checkpoint's folder."""
-    _, step, stamp = name.split("-")
-    return int(step), int(stamp)
+def _numbers(name: str) -> tuple[int, int] | None:
+    """Step and stamp in the name of a checkpoint's folder; None for any other folder."""
+    match = _NAME.match(name)
+    return (int(match.group(1)), int(match.group(2))) if match else None
 
 
 def _matches(filesystem: fs.FileSystem, path: str, record: FileRecord) -> bool:
