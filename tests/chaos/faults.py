@@ -59,7 +59,8 @@ class Faults:
         return self._kill(processes(self._state, "ProxyActor")[0])
 
     def kill_gcs(self):
-        return self._kill(self._keeper.gcs_pid)
+        """Unless it is away, since its Redis was killed just before."""
+        return self._kill(self._keeper.gcs_pid) if self._keeper.whole() else "it was away"
 
     def kill_redis(self):
         return f"killed {self._keeper.redis.kill()}"
