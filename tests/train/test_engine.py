@@ -135,3 +135,16 @@ def trial_steps(stage):
 def test_steps_at_rate_zero_and_a_reset_leave_no_trace(stage):
     losses, *_ = plain_losses()
     torch.testing.assert_close(on_ranks(2, trial_steps, stage)[0], losses, rtol=1e-5, atol=0)
+
+
+def lone_run(changes):
+    engine = Engine(Toy(), settings(1, **changes), CPU, 1)
+    losses, outcomes = train(engine, range(STEPS), 1, 1)
+    return engine.zero_stage, losses, [outcome.grad_norm for outcome in outcomes]
+
+
+@pytest.mark.parametrize("changes, expected", [({}, 0), ({"zero_stage": 3}, 0), ({"offload": {"optimizer": "cpu"}}, 1)])
+def test_a_lone_worker_has_nothing_to_split(changes, expected):
+    [(stage, losses, norms)] = on_ranks(1, lone_run, changes)
+    assert stage == expected
+    torch.testing.assert_close((losses, norms), plain_losses()[:2], rtol=1e-5, atol=0)

@@ -86,7 +86,8 @@ class TrainConfig(Section):
     """Instead of steps: the step time of the first steps tells how many fit."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """What DeepSpeed splits over the workers: 0 nothing, 1 the optimizer, 2 gradients too, 3 weights too."""
+    """What DeepSpeed splits over the workers: 0 nothing, 1 the optimizer, 2 gradients too, 3 weights too. One
+    fp32 worker without offload runs 0."""
     expert_parallel: PositiveInt = 1
     """Workers that share one set of routed experts, each holding its part (DeepSpeed AutoEP)."""
     offload: OffloadConfig = OffloadConfig()
@@ -115,6 +116,15 @@ class TrainConfig(Section):
     def max_workers(self) -> int:
         """The most."""
         return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
+
+    def stage_used(self, workers: int) -> int:
+        """The ZeRO stage that `workers` train with: one alone has nothing to split, and runs stage 0.
+
+        ZeRO's copies of gradients and weights would cost it a twelfth of a small model's step. In bf16 they hold the
+        fp32 weights, and offloading needs them anyway.
+        """
+        alone = workers == 1 and self.dtype == "float32" and self.offload == OffloadConfig()
+        return 0 if alone else self.zero_stage
 
     def rows_per_forward(self, workers: int) -> int:
         """Rows in one forward of one of `workers`."""

@@ -94,11 +94,12 @@ def _stage(
 ) -> StagePlan:
     train, model = config.train, model_on_meta(config.model)
     counts = parameter_counts(config.model)
-    needs = memory(config, model, counts, gpus, stage, device)
+    run = train.model_copy(update={"zero_stage": stage}).stage_used(gpus)
+    needs = memory(config, model, counts, gpus, run, device)
     tokens = train.batch_size * config.data.seq_len
     accumulation = max(train.batch_size / gpus / rows_per_forward(config, gpus), 1.0)
     moe_layers = sum(isinstance(module, MoE) for module in model.modules())
-    sent = communication(config, counts, moe_layers, gpus, stage, accumulation, tokens / gpus)
+    sent = communication(config, counts, moe_layers, gpus, run, accumulation, tokens / gpus)
     flops = flops_per_token(config.model, config.data.seq_len) * (4 / 3 if train.activation_checkpointing else 1)
     compute = flops * tokens / gpus / (device.flops[train.dtype] * efficiency)
     link = device.inside_node if gpus <= device.per_node else device.between_nodes

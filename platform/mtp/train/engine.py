@@ -77,9 +77,9 @@ class Engine:
         backend = "gloo" if device.type == "cpu" else "nccl"
         deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
         self.version: str = deepspeed.__version__
-        self.zero_stage: int = config.zero_stage
         self.backend = backend
         self.world = dist.get_world_size()
+        self.zero_stage = config.stage_used(self.world)
         self._clip = config.optimizer.grad_clip
         self._accumulation = accumulation
         self._module = module
@@ -92,7 +92,7 @@ class Engine:
         )
         self._trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         self._expert_group = _expert_group(self.module)
-        self.state = Partitions(self._engine, config.zero_stage, deepspeed)
+        self.state = Partitions(self._engine, self.zero_stage, deepspeed)
         self.state.reset_optimizer(0)
 
     def _optimizer(self, config: TrainConfig, deepspeed: Any) -> Callable[[Any], torch.optim.Optimizer]:
@@ -114,9 +114,9 @@ class Engine:
         return {
             "train_micro_batch_size_per_gpu": config.rows_per_forward(self.world),
             "gradient_accumulation_steps": self._accumulation,
-            "gradient_clipping": config.optimizer.grad_clip if config.zero_stage else 0.0,
+            "gradient_clipping": config.optimizer.grad_clip if self.zero_stage else 0.0,
             "zero_optimization": {
-                "stage": config.zero_stage,
+                "stage": self.zero_stage,
                 "overlap_comm": False,
                 "offload_optimizer": {"device": config.offload.optimizer},
                 "offload_param": {"device": config.offload.parameters},

@@ -31,6 +31,7 @@ _RESIZE_S = 30.0
 """Seconds between looks at whether an elastic group can grow."""
 _GROUP_SHUTDOWN = "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"
 _HEALTH_CHECK = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
+_PREEMPTION_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 _LISTEN_S = 0.2
 """How soon a signal is heard."""
 
@@ -167,6 +168,7 @@ def _connect(hang_after_s: int) -> None:
     """Join the cluster of this process's environment, or start a private one."""
     os.environ.setdefault(_GROUP_SHUTDOWN, "2")  # or survivors of a lost worker wait half a minute for it
     os.environ[_HEALTH_CHECK] = str(hang_after_s)
+    os.environ.setdefault(_PREEMPTION_WATCHER, "0")  # a process that polls for what SIGTERM tells us
     if not ray.is_initialized():
         ray.init(logging_level="warning", log_to_driver=False)
     for name in ("ray.train", "ray.data"):

@@ -153,7 +153,7 @@ class _Worker:
                 node=socket.gethostname(),
                 backend=self.engine.backend,
                 deepspeed=self.engine.version,
-                zero_stage=train.zero_stage,
+                zero_stage=self.engine.zero_stage,
                 dtype=train.dtype,
                 device=str(self.device),
                 threads=self.threads,

@@ -2,8 +2,9 @@
 
 Ray Data, Ray Train, DeepSpeed and MLflow with one worker, against a loop of forward, loss, backward, clipping and AdamW
 on the same batches that lie in memory, alone and in a worker of Ray Train; then two workers of one thread against one
-of one thread: each with the rows that the one has, and with half of them. Rates leave out start-up, which has a table
-of its own, and checkpoints.
+of one thread: each with the rows that the one has, and with half of them. Nothing is sharded, as the model fits many
+times; what ZeRO 1 costs two workers is told beside it. Rates leave out start-up, which has a table of its own, and
+checkpoints.
 """
 
 import os
@@ -20,6 +21,7 @@ from mtp.config import Config
 PLATFORM, BARE, IN_RAY = "platform", "bare loop", "bare loop in Ray Train"
 PLATFORM_1, TRAINER = "platform, one horizon", "Hugging Face Trainer, one horizon"
 ONE, TWO, HALVES = "1 worker, 1 thread", "2 workers, 1 thread each", "2 workers, 1 thread each, half the rows each"
+SHARDED = "2 workers, 1 thread each, ZeRO 1"
 INTERVALS = 6
 
 
@@ -29,10 +31,10 @@ def bench_platform(
     """Contestants and ratios. The process must be connected to Ray."""
     common = {"steps": steps, "log_every": max(steps // INTERVALS, 1), "evaluate_rows": 8}
     cores = os.cpu_count() or 1
-    single = common | {"threads_per_worker": 1}
+    single = common | {"threads_per_worker": 1, "zero_stage": 0}
     whole = bench_config(smoke, num_workers=1, threads_per_worker=cores, **common)
     prepare_bench_data(whole)
-    plain = _one_horizon(whole)
+    plain, doubled = _one_horizon(whole), 2 * whole.train.batch_size
     startups: list[PlatformRun] = []
 
     def platform(config: Config) -> Callable[[], float | None]:
@@ -49,7 +51,8 @@ def bench_platform(
         PLATFORM_1: platform(plain),
         TRAINER: lambda: trainer_rate(plain, cores),
         ONE: platform(bench_config(smoke, num_workers=1, **single)),
-        TWO: platform(bench_config(smoke, num_workers=2, batch_size=2 * whole.train.batch_size, **single)),
+        TWO: platform(bench_config(smoke, num_workers=2, batch_size=doubled, **single)),
+        SHARDED: platform(bench_config(smoke, num_workers=2, batch_size=doubled, **single | {"zero_stage": 1})),
         HALVES: platform(bench_config(smoke, num_workers=2, **single)),
     }
     rates: dict[str, list[float]] = {name: [] for name in runs}
@@ -58,7 +61,7 @@ def bench_platform(
             on_round(current, rounds, name)
             rate = run()
             rates[name] += [rate] if rate is not None else []
-    rows = dict.fromkeys(runs, whole.train.batch_size) | {TWO: 2 * whole.train.batch_size}
+    rows = dict.fromkeys(runs, whole.train.batch_size) | {TWO: doubled, SHARDED: doubled}
     entries: list[dict[str, Any] | Measured] = []
     for name, found in rates.items():
         detail = {"batch": f"{rows[name]} x {whole.data.seq_len}", "steps": steps}
@@ -79,6 +82,7 @@ def _ratios(rates: dict[str, list[float]]) -> Iterator[Ratio]:
         ("platform_vs_loop_in_ray_train", PLATFORM, IN_RAY, 0.97),
         ("workers_2_vs_1", TWO, ONE, 1.8),
         ("workers_2_vs_1_same_batch", HALVES, ONE, 1.0),
+        ("zero_1_vs_0", SHARDED, TWO, 0.9),
         ("platform_vs_hf_trainer", PLATFORM_1, TRAINER, 1.0),
     ):
         if rates[theirs]:
