@@ -9,7 +9,8 @@ from torch import Tensor
 
 def summed(tensor: Tensor) -> Tensor:
     """The sum of `tensor` over all ranks, in place; equal on every rank."""
-    dist.all_reduce(tensor)
+    if dist.get_world_size() > 1:
+        dist.all_reduce(tensor)
     return tensor
 
 

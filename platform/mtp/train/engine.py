@@ -90,6 +90,8 @@ class Engine:
             config=self._settings(config),
             dist_init_required=False,
         )
+        if self.world == 1 and self.zero_stage == 0:
+            self._engine.enable_backward_allreduce = False  # it would copy all gradients for nobody
         self._trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         self._expert_group = _expert_group(self.module)
         self.state = Partitions(self._engine, self.zero_stage, deepspeed)

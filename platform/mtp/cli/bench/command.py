@@ -13,7 +13,7 @@ from mtp.cli.session import ray_session
 from mtp.errors import UsageError
 
 ROUNDS, SMOKE_ROUNDS = 5, 2
-PLATFORM_ROUNDS = 2
+PLATFORM_ROUNDS = 3
 """At most: every run of the platform starts workers anew."""
 PLATFORM_STEPS, PLATFORM_SMOKE_STEPS = 48, 6
 
