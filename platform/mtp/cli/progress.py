@@ -1,8 +1,9 @@
 """Progress of the jobs that the command line runs: bars on a terminal, lines elsewhere."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from mtp.cli.console import notes
@@ -32,3 +33,14 @@ def showing() -> Iterator[OnStage]:
             progress.update(bars[stage], completed=done, total=total)
 
         yield show
+
+
+@contextmanager
+def telling(words: str) -> Iterator[Callable[[str], None]]:
+    """Inside, the value takes what is being done now: a spinner's words on a terminal, a line each elsewhere."""
+    if not notes.is_terminal:
+        notes.print(words, highlight=False, markup=False)
+        yield lambda now: notes.print(now, highlight=False, markup=False)
+        return
+    with notes.status(escape(words)) as spinner:
+        yield lambda now: spinner.update(escape(now))

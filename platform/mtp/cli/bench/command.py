@@ -8,7 +8,7 @@ import typer
 from mtp.cli.bench.decode_command import decode
 from mtp.cli.bench.harness import Measured
 from mtp.cli.bench.report import BenchReport, Ratio, contestant_entry
-from mtp.cli.console import notes
+from mtp.cli.progress import telling
 from mtp.cli.session import ray_session
 from mtp.errors import UsageError
 
@@ -53,29 +53,29 @@ def train(
     everything = not (model_only or memory or platform)
     contestants: list[dict[str, Any] | Measured] = []
     ratios: list[Ratio] = []
-    with notes.status("Measuring the machine's limits") as spinner:
+    with telling("Measuring the machine's limits") as tell:
         limits = machine.limits()
         if model_only or everything:
             measured, found = bench_model_step(
                 SMOKE if smoke else StepSize(),
                 rounds,
                 limits["matmul_flops"],
-                lambda done, total, name: spinner.update(f"Round {done} of {total}: {name}"),
+                lambda done, total, name: tell(f"Round {done} of {total}: {name}"),
             )
             contestants += measured
             ratios += found
         if memory or everything:
-            spinner.update("Memory of the loss")
+            tell("Memory of the loss")
             entries, found = bench_loss_memory(smoke)
             contestants += entries
             ratios += found
     if platform or everything:
-        with ray_session(), notes.status("Starting the platform") as spinner:
+        with ray_session(), telling("Starting the platform") as tell:
             runs, found = bench_platform(
                 smoke,
                 1 if smoke else min(rounds, PLATFORM_ROUNDS),
                 PLATFORM_SMOKE_STEPS if smoke else PLATFORM_STEPS,
-                lambda done, total, name: spinner.update(f"Round {done} of {total}: {name}"),
+                lambda done, total, name: tell(f"Round {done} of {total}: {name}"),
             )
         contestants += runs
         ratios += found
@@ -95,16 +95,14 @@ def data(
 
     require_folder(json_file)
     rounds = SMOKE_ROUNDS if smoke else rounds
-    with notes.status("Measuring the machine's limits") as spinner:
+    with telling("Measuring the machine's limits") as tell:
         limits = machine.limits()
-        spinner.update("Starting Ray")
+        tell("Starting Ray")
         with ray_session():
             bench = bench_prepare if prepare else bench_stream
-            measured, ratios = bench(
-                smoke, rounds, lambda done, total, name: spinner.update(f"Round {done} of {total}: {name}")
-            )
+            measured, ratios = bench(smoke, rounds, lambda done, total, name: tell(f"Round {done} of {total}: {name}"))
             if not prepare:
-                spinner.update("Training the quickstart's model")
+                tell("Training the quickstart's model")
                 ratios.append(bench_data_wait(smoke, PLATFORM_SMOKE_STEPS if smoke else PLATFORM_STEPS))
     finish([*measured], ratios, limits, rounds, json_file)
 
@@ -134,16 +132,16 @@ def serve(
     require_folder(figure, "--figure")
     rounds = SMOKE_ROUNDS if smoke else rounds
     folder = fetch_model(model_uri, registry())
-    with notes.status("Measuring the machine's limits") as spinner:
+    with telling("Measuring the machine's limits") as tell:
         limits = machine.limits()
-        spinner.update("Starting Ray and the endpoint")
+        tell("Starting Ray and the endpoint")
         with ray_session():
             found = bench_serve(
                 folder,
                 SMOKE if smoke else ServeSize(),
                 rounds,
                 CONCURRENCY,
-                lambda done, total, name: spinner.update(f"Round {done} of {total}: {name}"),
+                lambda done, total, name: tell(f"Round {done} of {total}: {name}"),
                 vllm_python,
             )
     absent = "vLLM needs an environment of its own: name its interpreter with --vllm-python"

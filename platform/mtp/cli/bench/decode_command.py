@@ -11,7 +11,7 @@ import typer
 from mtp.cli.bench.harness import Measured
 from mtp.cli.bench.peers.contestants import NAMES, started
 from mtp.cli.bench.report import Ratio
-from mtp.cli.console import notes
+from mtp.cli.progress import telling
 from mtp.cli.session import ray_session
 from mtp.errors import UsageError
 
@@ -50,20 +50,20 @@ def decode(
     rounds, size = (SMOKE_ROUNDS, SMOKE) if smoke else (rounds, DecodeSize())
     contestants: list[dict[str, Any] | Measured] = []
     ratios: list[Ratio] = []
-    with notes.status("Measuring the machine's limits") as spinner:
+    with telling("Measuring the machine's limits") as tell:
         limits = machine.limits()
         for name in names:
-            spinner.update(f"Making the model {name}")
+            tell(f"Making the model {name}")
             model, folder, texts = _tiny_model() if smoke else _model(name, minutes or MINUTES[name])
             prompts = [row[: size.prompt_tokens] for row in texts[:PROMPTS]]
             job = peer_job(model, max(size.batches), size.prompt_tokens + size.new_tokens)
             with (
                 exported(folder if peers else None) as export,
-                started(name, export, peers, named, job, lambda who: spinner.update(f"Starting {who}")) as others,
+                started(name, export, peers, named, job, lambda who: tell(f"Starting {who}")) as others,
             ):
                 found, claims = bench_decode(
                     name, model, prompts, size, rounds, limits, others.running,
-                    lambda done, total, who: spinner.update(f"Round {done} of {total}: {who}"),
+                    lambda done, total, who: tell(f"Round {done} of {total}: {who}"),
                 )  # fmt: skip
             long_prompt = [token for row in texts for token in row][: size.long_prompt]
             contestants += [*found, *others.missing, *first_token(name, model, long_prompt)]
