@@ -93,6 +93,7 @@ def test_the_share_of_drafts_that_a_number_of_tokens_asks_for():
                 "platform_vs_loop_in_ray_train",
                 "workers_2_vs_1",
                 "workers_2_vs_1_same_batch",
+                "zero_1_vs_0",
                 "platform_vs_hf_trainer",
             },
         ),
