@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.chaos.scene import MODEL, Scene
+from tests.chaos.scene import MODEL, Scene, write_model
 from tests.train.datasets import write_dataset
 
 
@@ -17,7 +17,7 @@ def scene(ray_cluster, tmp_path_factory):
     scene = Scene(ray_cluster, root)
     with ThreadPoolExecutor() as threads:
         calm = threads.submit(scene.train, "calm")
-        scene.write_model()
+        write_model(root / MODEL)
         scene.url = scene.deploy(MODEL)
         scene.calm = calm.result()
     yield scene

@@ -26,18 +26,20 @@ WARM_S = 6
 """Of load, before anything is measured or broken."""
 
 
+def write_model(folder):
+    """A small model with prediction modules."""
+    tokenizer = small_tokenizer()
+    torch.manual_seed(0)
+    model = MTPModel(tiny_config(KINDS["sequential"], vocab_size=tokenizer.vocab_size))
+    return save_model(folder, model, tokenizer)
+
+
 class Scene:
     """What the faults happen to."""
 
     def __init__(self, state, root):
         self.state, self.root, self.port = state, root, free_ports(1)[0]
         self.url = self.calm = None
-
-    def write_model(self):
-        tokenizer = small_tokenizer()
-        torch.manual_seed(0)
-        model = MTPModel(tiny_config(KINDS["sequential"], vocab_size=tokenizer.vocab_size))
-        return save_model(self.root / MODEL, model, tokenizer)
 
     def deploy(self, name, **changes):
         """Two replicas of the model under this name, beside others; the endpoint's URL."""

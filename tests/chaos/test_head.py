@@ -17,19 +17,17 @@ from cluster import ray_head
 from cluster.local import down, up
 from cluster.ports import free_ports
 from cluster.processes import launch, members
-from mtp.checkpoint import save_model
 from mtp.config import ClusterConfig, dump_config
-from mtp.model import MTPModel
 from mtp.registry import metric_history
 from mtp.train import RunFolder
 from tests.chaos.faults import processes
 from tests.chaos.keeper import DOWN_S
 from tests.chaos.redis_server import Redis
-from tests.decode.tiny import KINDS, tiny_config
+from tests.chaos.scene import write_model
 from tests.serve.conftest import wait_for
 from tests.serve.load import Load
-from tests.train.datasets import small_tokenizer, write_dataset
-from tests.train.fits import settings
+from tests.train import fits
+from tests.train.datasets import write_dataset
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.long]
 STEPS = 200
@@ -46,13 +44,13 @@ class LosableCluster:
 
     def lose_head(self):
         """Kill all that does not belong to the other node or to the registry."""
-        kept = {pid for name in (self.state.nodes["node-1"], self.state.daemons["mlflow"]) for pid in below(name.pid)}
+        kept = below(self.state.nodes["node-1"].pid) | below(self.state.daemons["mlflow"].pid)
         for process in members(self.state.cluster_id):
             if process.pid not in kept:
                 process.kill()
 
     def start_head_again(self):
-        """As `mtp up` started it, with an empty disk, as a pod's is: what lies there says that Ray runs already."""
+        """As `mtp up` started it; a new pod has no file that says that Ray runs there already."""
         (self.state.ray_temp_dir / "ray_current_cluster").unlink()
         environment = ray_head.environment(self.state.token_file, self.state.mlflow_url)
         log = self.state.token_file.parent / "logs" / "ray-start-again.log"
@@ -75,7 +73,7 @@ def below(pid):
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
     if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
+        pytest.skip("the distribution's redis-server is not installed, and without it a lost head remembers nothing")
     with Redis(tmp_path) as redis:
         monkeypatch.setenv("MTP_HOME", str(tmp_path / "home"))
         monkeypatch.setenv("RAY_REDIS_ADDRESS", redis.address)
@@ -92,10 +90,6 @@ def mtp(*words):
     return subprocess.Popen(command, env=environment)
 
 
-def done(*words):
-    assert mtp(*words).wait(300) == 0, words
-
-
 def submit(root, name):
     file = root / f"{name}.yaml"
     file.write_text(dump_config(config_of(root, name)))
@@ -103,7 +97,7 @@ def submit(root, name):
 
 
 def config_of(root, name):
-    return settings(root, name, steps=STEPS)
+    return fits.settings(root, name, steps=STEPS)
 
 
 def losses(root, name, uri):
@@ -111,17 +105,13 @@ def losses(root, name, uri):
     return metric_history(run_id, uri=uri).get("train/loss", [])
 
 
-def write_model(folder):
-    tokenizer = small_tokenizer()
-    return save_model(folder, MTPModel(tiny_config(KINDS["sequential"], vocab_size=tokenizer.vocab_size)), tokenizer)
-
-
 @pytest.mark.timeout(1200)
 def test_an_endpoint_comes_back_and_a_training_goes_on_when_the_head_was_lost(cluster, tmp_path):
     write_dataset(tmp_path / "data")
     uri, port = cluster.state.mlflow_url, free_ports(1)[0]
     assert submit(tmp_path, "calm").wait(300) == 0
-    done("deploy", write_model(tmp_path / "toy"), f"serve.port={port}", "serve.num_cpus=2", "--name", "toy")
+    settings = [f"serve.port={port}", "serve.num_cpus=2"]  # more than the head has
+    assert mtp("deploy", write_model(tmp_path / "toy"), *settings, "--name", "toy").wait(300) == 0
     replicas = cluster.replicas()
     assert len(replicas) == 1 and replicas[0] in below(cluster.state.nodes["node-1"].pid)
     with Load(f"http://127.0.0.1:{port}", "toy", 4, pause_s=0.2, max_tokens=24) as load:

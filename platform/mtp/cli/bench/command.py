@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from mtp.cli.bench.decode_command import decode
-from mtp.cli.bench.harness import Measured
+from mtp.cli.bench.harness import Measured, in_words
 from mtp.cli.bench.report import BenchReport, Ratio, contestant_entry
 from mtp.cli.progress import telling
 from mtp.cli.session import ray_session
@@ -60,7 +60,7 @@ def train(
                 SMOKE if smoke else StepSize(),
                 rounds,
                 limits["matmul_flops"],
-                lambda done, total, name: tell(f"Round {done} of {total}: {name}"),
+                in_words(tell),
             )
             contestants += measured
             ratios += found
@@ -75,7 +75,7 @@ def train(
                 smoke,
                 1 if smoke else min(rounds, PLATFORM_ROUNDS),
                 PLATFORM_SMOKE_STEPS if smoke else PLATFORM_STEPS,
-                lambda done, total, name: tell(f"Round {done} of {total}: {name}"),
+                in_words(tell),
             )
         contestants += runs
         ratios += found
@@ -100,7 +100,7 @@ def data(
         tell("Starting Ray")
         with ray_session():
             bench = bench_prepare if prepare else bench_stream
-            measured, ratios = bench(smoke, rounds, lambda done, total, name: tell(f"Round {done} of {total}: {name}"))
+            measured, ratios = bench(smoke, rounds, in_words(tell))
             if not prepare:
                 tell("Training the quickstart's model")
                 ratios.append(bench_data_wait(smoke, PLATFORM_SMOKE_STEPS if smoke else PLATFORM_STEPS))
@@ -141,7 +141,7 @@ def serve(
                 SMOKE if smoke else ServeSize(),
                 rounds,
                 CONCURRENCY,
-                lambda done, total, name: tell(f"Round {done} of {total}: {name}"),
+                in_words(tell),
                 vllm_python,
             )
     absent = "vLLM needs an environment of its own: name its interpreter with --vllm-python"

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mtp.cli.bench.harness import Measured
+from mtp.cli.bench.harness import Measured, in_words
 from mtp.cli.bench.peers.contestants import NAMES, started
 from mtp.cli.bench.report import Ratio
 from mtp.cli.progress import telling
@@ -61,10 +61,7 @@ def decode(
                 exported(folder if peers else None) as export,
                 started(name, export, peers, named, job, lambda who: tell(f"Starting {who}")) as others,
             ):
-                found, claims = bench_decode(
-                    name, model, prompts, size, rounds, limits, others.running,
-                    lambda done, total, who: tell(f"Round {done} of {total}: {who}"),
-                )  # fmt: skip
+                found, claims = bench_decode(name, model, prompts, size, rounds, limits, others.running, in_words(tell))
             long_prompt = [token for row in texts for token in row][: size.long_prompt]
             contestants += [*found, *others.missing, *first_token(name, model, long_prompt)]
             contestants += perplexities(name, model, texts[:PERPLEXITY_ROWS])

@@ -41,6 +41,11 @@ OnRound = Callable[[int, int, str], None]
 """Called before every run with (round, rounds, contestant); round 0 warms up."""
 
 
+def in_words(tell: Callable[[str], None]) -> OnRound:
+    """Tells of every run in a sentence."""
+    return lambda done, total, name: tell(f"Round {done} of {total}: {name}")
+
+
 def take_turns(
     contestants: Sequence[Contestant], rounds: int, on_round: OnRound = lambda done, total, name: None
 ) -> dict[str, Measured]:
