@@ -12,6 +12,7 @@
 
 namespace mtp {
 
+typedef float v4 __attribute__((vector_size(16)));
 typedef float v8 __attribute__((vector_size(32)));
 typedef float v8_unaligned __attribute__((vector_size(32), aligned(4), may_alias));
 typedef int32_t i8 __attribute__((vector_size(32)));
@@ -45,7 +46,12 @@ static inline v8 fma8(v8 a, v8 b, v8 c) {
 #endif
 }
 static inline void store8(float* p, v8 x) { *(v8_unaligned*)p = x; }
-static inline float lanes(v8 s) { return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7])); }
+static inline float lanes(v8 s) {
+  v4 half[2];
+  std::memcpy(half, &s, sizeof half);
+  const v4 sum = half[0] + half[1];
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
 
 // A linear layer's weight: (out, in), fp32, or int8 with one scale a row (then `scale` is not null).
 struct Weight {
@@ -54,12 +60,22 @@ struct Weight {
   int64_t out, in;
 };
 
-// R rows of x times C rows of w.
+constexpr long AHEAD = 512;  // bytes of each row of w between what is asked for and what is used
+constexpr long LINE = 64;    // bytes of a cache line
+
+// R rows of x times C rows of w. Asks for what it reads next, at its end for the next tile's rows, where w is read for
+// the first time (`fresh`): the processor's own look-ahead begins anew at each row, which in short rows is most of them.
 template <class T, int R, int C>
-static inline void tile(const float* const* x, const T* w, long in, float total[R][C]) {
+static inline void tile(const float* const* x, const T* w, long in, float total[R][C], bool fresh) {
+  constexpr long SIZE = sizeof(T);
+  const long ahead = AHEAD / SIZE < in ? AHEAD / SIZE : in;
   v8 sum[R][C] = {};
   long k = 0;
   for (; k + 8 <= in; k += 8) {
+    if (fresh && k % (LINE / SIZE) == 0) {
+      const T* next = w + k + ahead + (k + ahead < in ? 0 : (C - 1) * in);
+      for (int c = 0; c < C; c++) __builtin_prefetch(next + c * in);
+    }
     v8 weights[C];
     for (int c = 0; c < C; c++) weights[c] = load8(w + c * in + k);
     for (int r = 0; r < R; r++) {
@@ -88,10 +104,10 @@ struct Landing {
 
 template <class T, int R, int C>
 static inline long columns(const float* const* x, float* const* y, int row, const T* w, long in, long o, long end,
-                           const Landing& landing) {
+                           const Landing& landing, bool fresh) {
   float total[R][C];
   for (; o + C <= end; o += C) {
-    tile<T, R, C>(x, w + o * in, in, total);
+    tile<T, R, C>(x, w + o * in, in, total, fresh);
     for (int r = 0; r < R; r++)
       for (int c = 0; c < C; c++) landing.put(y[r], o + c, row + r, total[r][c]);
   }
@@ -100,9 +116,9 @@ static inline long columns(const float* const* x, float* const* y, int row, cons
 
 template <class T, int R, int C>
 static inline void rows(const float* const* x, float* const* y, int row, const T* w, long in, long o, long end,
-                        const Landing& landing) {
-  o = columns<T, R, C>(x, y, row, w, in, o, end, landing);
-  columns<T, R, 1>(x, y, row, w, in, o, end, landing);
+                        const Landing& landing, bool fresh) {
+  o = columns<T, R, C>(x, y, row, w, in, o, end, landing, fresh);
+  columns<T, R, 1>(x, y, row, w, in, o, end, landing, fresh);
 }
 
 constexpr int ROW_CHUNK = 32;     // rows of x that stay in the second-level cache
@@ -116,10 +132,10 @@ static void product(const float* const* x, float* const* y, int n, const T* w, l
     for (long o = begin; o < end; o += COLUMN_CHUNK) {
       const long stop = o + COLUMN_CHUNK < end ? o + COLUMN_CHUNK : end;
       int r = first;
-      for (; r + 4 <= last; r += 4) rows<T, 4, 3>(x + r, y + r, r, w, in, o, stop, landing);
-      if (last - r == 3) rows<T, 3, 4>(x + r, y + r, r, w, in, o, stop, landing);
-      if (last - r == 2) rows<T, 2, 6>(x + r, y + r, r, w, in, o, stop, landing);
-      if (last - r == 1) rows<T, 1, 8>(x + r, y + r, r, w, in, o, stop, landing);
+      for (; r + 4 <= last; r += 4) rows<T, 4, 3>(x + r, y + r, r, w, in, o, stop, landing, r == first);
+      if (last - r == 3) rows<T, 3, 4>(x + r, y + r, r, w, in, o, stop, landing, r == first);
+      if (last - r == 2) rows<T, 2, 6>(x + r, y + r, r, w, in, o, stop, landing, r == first);
+      if (last - r == 1) rows<T, 1, 8>(x + r, y + r, r, w, in, o, stop, landing, r == first);
     }
   }
 }
