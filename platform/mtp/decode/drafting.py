@@ -146,7 +146,10 @@ class Drafting:
         self, drafter: ModuleDrafter | DraftModel, sequences: list[Sequence]
     ) -> tuple[Tensor | None, Tensor]:
         """See _timed."""
+        counts = np.array([sequence.drafts for sequence in sequences])
         certain = self._verifier.processors(sequences) is None
+        if certain and isinstance(drafter, ModuleDrafter):
+            return None, drafter.draft_greedily(sequences, counts)
         made: list[Tensor] = []
         distributions: list[Tensor] = []
 
@@ -163,7 +166,6 @@ class Drafting:
                 distributions.append(q if everyone else _spread(q, pick, len(sequences)))
             return ids
 
-        counts = np.array([sequence.drafts for sequence in sequences])
         ids = drafter.draft(sequences, counts, choose)
         return (torch.stack(distributions, dim=1) if distributions else None), ids
 

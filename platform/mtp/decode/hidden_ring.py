@@ -28,6 +28,10 @@ class HiddenRing:
         """The states (B, q, d) at `places` (B * q,); `shape` is (B, q)."""
         return self._levels[level].index_select(0, places).view(*shape, -1)
 
+    def address(self, level: int) -> int:
+        """Where the states of a level lie: row r's slot i is state r * span + i % span."""
+        return self._levels[level].data_ptr()
+
     def places(self, rows: np.ndarray, positions: np.ndarray, valid: np.ndarray | None = None) -> Tensor:
         """Where slots `positions` (B, q) of `rows` (B,) are kept; those that are not `valid` (B, q) go to the trash."""
         places = rows[:, None] * self.span + positions % self.span

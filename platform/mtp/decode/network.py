@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn.functional import linear
 
+from mtp.decode.hidden_ring import HiddenRing
 from mtp.decode.rows import Rows
 from mtp.model import MTPModel
 
@@ -32,6 +33,17 @@ class Window:
         return int(self.counts.max())
 
 
+class GreedyDrafts(Protocol):
+    """Drafts of chained modules, each token the most likely one, made at one go."""
+
+    def draft(self, rows: np.ndarray, lengths: np.ndarray, counts: np.ndarray) -> Tensor:
+        """Put counts[b] >= 1 drafts behind the lengths[b] tokens of rows[b] (B,); returns the ids (B, max(counts)).
+
+        Where a row has fewer, any id. Keeps ring and `Rows.filled` up to date, as ModuleDrafter does level by level.
+        """
+        ...
+
+
 class Network(Protocol):
     """What the engine and its drafters ask of a model."""
 
@@ -49,6 +61,10 @@ class Network(Protocol):
 
     def logits(self, hidden: Tensor, horizon: int = 1, first: int | None = None) -> Tensor:
         """States (..., d) -> logits (..., V), or of the `first` ids alone (..., first)."""
+        ...
+
+    def greedy_drafts(self, ring: HiddenRing, first: int | None) -> GreedyDrafts | None:
+        """Chained modules: what drafts from the `first` ids at one go; None where each level is a call of its own."""
         ...
 
 
@@ -76,3 +92,6 @@ class TorchNetwork:
     def logits(self, hidden: Tensor, horizon: int = 1, first: int | None = None) -> Tensor:
         """See Network."""
         return linear(hidden, self._model.heads()[horizon - 1][:first])
+
+    def greedy_drafts(self, ring: HiddenRing, first: int | None) -> None:
+        """See Network."""

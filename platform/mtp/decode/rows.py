@@ -33,7 +33,8 @@ class Rows:
         self._device = device
         self._free = list(range(size - 1, -1, -1))
         self._count = np.arange(width, dtype=np.int64)
-        self._width = width
+        self.width = width
+        """Of a row in `tokens`."""
         self._keys = torch.arange(self.tables.shape[1] * pages.block_size, device=device)
 
     @property
@@ -45,7 +46,7 @@ class Rows:
         """Give `sequence` a row."""
         row = self._free.pop()
         sequence.row = row
-        start = row * self._width
+        start = row * self.width
         self.tokens[start : start + len(sequence.tokens)] = torch.tensor(sequence.tokens)
         self.filled[row] = sequence.computed
         self.set_blocks(sequence)
@@ -62,11 +63,11 @@ class Rows:
 
     def read(self, rows: np.ndarray, positions: np.ndarray) -> Tensor:
         """Tokens (B, q) at `positions` (B, q) of `rows` (B,)."""
-        return self.tokens[self.tensor(rows[:, None] * self._width + positions)]
+        return self.tokens[self.tensor(rows[:, None] * self.width + positions)]
 
     def write(self, rows: np.ndarray, starts: np.ndarray, tokens: Tensor) -> None:
         """Put `tokens` (B, n) into `rows` (B,) from positions `starts` (B,) on."""
-        places = (rows * self._width + starts)[:, None] + self._count[: tokens.shape[1]]
+        places = (rows * self.width + starts)[:, None] + self._count[: tokens.shape[1]]
         self.tokens.index_copy_(0, self.tensor(places.ravel()), tokens.reshape(-1))
 
     def tensor(self, array: np.ndarray) -> Tensor:

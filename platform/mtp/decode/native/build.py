@@ -42,7 +42,8 @@ def library() -> ctypes.CDLL:
         raise BuildError(f"{target} does not load: {error}") from error
     loaded.mtp_pass.argtypes = [ctypes.c_void_p]
     loaded.mtp_linear.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
-    loaded.mtp_pass.restype = loaded.mtp_linear.restype = None
+    loaded.mtp_draft.argtypes = [ctypes.c_void_p]
+    loaded.mtp_pass.restype = loaded.mtp_linear.restype = loaded.mtp_draft.restype = None
     return loaded
 
 

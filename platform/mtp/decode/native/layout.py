@@ -70,7 +70,7 @@ class MoEStruct(ctypes.Structure):
 
 
 class BlockStruct(ctypes.Structure):
-    """struct Block of step.cpp."""
+    """struct Block of pass.h."""
 
     _fields_ = [
         ("attention", AttentionStruct),
@@ -85,13 +85,13 @@ class BlockStruct(ctypes.Structure):
 
 
 class JoinStruct(ctypes.Structure):
-    """struct Join of step.cpp."""
+    """struct Join of pass.h."""
 
     _fields_ = [("embedding_norm", c_void_p), ("hidden_norm", c_void_p), ("projection", Weight), ("eps", c_float)]
 
 
 class PassStruct(ctypes.Structure):
-    """struct Pass of step.cpp."""
+    """struct Pass of pass.h."""
 
     _fields_ = [
         ("blocks", c_void_p),
@@ -106,6 +106,42 @@ class PassStruct(ctypes.Structure):
         ("output", c_void_p),
         ("places", c_void_p),
         ("tokens", TokensStruct),
+        ("threads", c_int64),
+    ]
+
+
+class LevelStruct(ctypes.Structure):
+    """struct Level of chain.h."""
+
+    _fields_ = [
+        ("blocks", c_void_p),
+        ("block_count", c_int64),
+        ("final_norm", c_void_p),
+        ("final_eps", c_float),
+        ("join", JoinStruct),
+        ("head", Weight),
+        ("inputs", c_void_p),
+        ("outputs", c_void_p),
+    ]
+
+
+class ChainStruct(ctypes.Structure):
+    """struct Chain of chain.h."""
+
+    _fields_ = [
+        ("levels", c_void_p),
+        ("embedding", c_void_p),
+        ("hidden_size", c_int64),
+        ("tokens", c_void_p),
+        ("token_width", c_int64),
+        ("filled", c_void_p),
+        ("depth", c_int64),
+        ("span", c_int64),
+        *((name, c_void_p) for name in ("rows", "lengths", "counts")),
+        ("row_count", c_int64),
+        ("most", c_int64),
+        ("drafts", c_void_p),
+        ("tables", TokensStruct),
         ("threads", c_int64),
     ]
 

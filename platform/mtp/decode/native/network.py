@@ -7,8 +7,19 @@ import torch
 from torch import Tensor
 
 from mtp.decode.cache import LatentPages
+from mtp.decode.hidden_ring import HiddenRing
 from mtp.decode.native.build import library
-from mtp.decode.native.layout import BlockStruct, JoinStruct, Layout, PassStruct, TokensStruct, Weight, address
+from mtp.decode.native.chain import GreedyChain
+from mtp.decode.native.layout import (
+    BlockStruct,
+    JoinStruct,
+    Layout,
+    LevelStruct,
+    PassStruct,
+    TokensStruct,
+    Weight,
+    address,
+)
 from mtp.decode.network import Window
 from mtp.decode.rows import Rows
 from mtp.model import MTPModel
@@ -63,10 +74,29 @@ class NativeNetwork:
 
     def logits(self, hidden: Tensor, horizon: int = 1, first: int | None = None) -> Tensor:
         """See Network."""
+        return self._linear(self._head(horizon, first), hidden)
+
+    def greedy_drafts(self, ring: HiddenRing, first: int | None) -> GreedyChain:
+        """See Network."""
+        levels = [
+            LevelStruct(
+                ctypes.addressof(blocks),
+                len(blocks),
+                *norm,
+                join,
+                self._head(min(k + 1, len(self._heads)), first),
+                ring.address(k - 1),
+                ring.address(k) if k < len(self._modules) else None,
+            )
+            for k, (blocks, norm, join) in enumerate(self._modules, start=1)
+        ]
+        return GreedyChain(
+            self._library, levels, ring, self._rows, self._tables(self._rows.tables), self._embedding, self._size
+        )
+
+    def _head(self, horizon: int, first: int | None) -> Weight:
         head = self._heads[horizon - 1]
-        if first is not None:
-            head = Weight(head.data, head.scale, min(first, head.rows), head.columns)
-        return self._linear(head, hidden)
+        return head if first is None else Weight(head.data, head.scale, min(first, head.rows), head.columns)
 
     def _linear(self, weight: Weight, hidden: Tensor) -> Tensor:
         hidden = hidden.contiguous()
@@ -86,22 +116,22 @@ class NativeNetwork:
         positions = window.starts[row_of] + places % width
         needed = int(positions.max()) // self._pages.block_size + 1
         tables = np.ascontiguousarray(self._rows.tables[window.rows, :needed])
+        call.tokens = self._tables(tables)
+        call.tokens.count = len(places)
+        call.tokens.positions, call.tokens.row_of = positions.ctypes.data, row_of.ctypes.data
         complete = len(places) == batch * width
         output = torch.empty(batch, width, self._size) if complete else torch.zeros(batch, width, self._size)
         call.blocks, call.block_count, call.hidden_size = ctypes.addressof(blocks), len(blocks), self._size
         call.final_norm, call.final_eps = norm
         call.output, call.places, call.threads = output.data_ptr(), places.ctypes.data, torch.get_num_threads()
-        call.tokens = TokensStruct(
-            len(places),
-            positions.ctypes.data,
-            row_of.ctypes.data,
-            tables.ctypes.data,
-            needed,
-            self._pages.block_size,
-            *self._rotation,
-        )
         self._library.mtp_pass(ctypes.byref(call))
         return output
+
+    def _tables(self, tables: np.ndarray) -> TokensStruct:
+        """The part of a pass's tokens that says where their cache is; `tables` (rows, blocks) must outlive it."""
+        where = TokensStruct(tables=tables.ctypes.data, table_width=tables.shape[1])
+        where.block_size, (where.cos, where.sin) = self._pages.block_size, self._rotation
+        return where
 
     def _blocks(self, blocks: list[Block], layer: int) -> "ctypes.Array[BlockStruct]":
         made = [self._layout.block(block, self._pages.blocks[layer + index]) for index, block in enumerate(blocks)]
