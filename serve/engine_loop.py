@@ -9,7 +9,7 @@ import asyncio
 import concurrent.futures
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from mtp.decode import Engine, Request, StepOutput
@@ -45,7 +45,7 @@ class EngineLoop:
         return self._thread.is_alive() and self._failure is None
 
     @asynccontextmanager
-    async def submit(self, request: Request) -> AsyncIterator[AsyncIterator[list[StepOutput]]]:
+    async def submit(self, request: Request) -> AsyncIterator[AsyncGenerator[list[StepOutput], None]]:
         """The outputs of `request`; leaving the block early cancels it.
 
         Raises:

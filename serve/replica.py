@@ -4,11 +4,13 @@ Knows token ids and the engine; nothing of HTTP, text, keys or other versions.
 """
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 from mtp.config import ServeConfig
 from mtp.decode import Request, StepOutput
+from serve.heartbeat import with_heartbeats
 from serve.loading import Loaded, load
 
 
@@ -54,14 +56,17 @@ class Replica:
     async def generate(self, request: Request) -> AsyncIterator[list[StepOutput]]:
         """The steps of one request: an empty list when the engine has taken it, then what has come since the last.
 
+        While there is nothing to tell, an empty list every HEARTBEAT_S seconds.
+
         Raises:
             UsageError: the engine refuses the request.
             EngineStoppedError: the engine has stopped.
         """
         async with self._loaded.engine.submit(request) as outputs:
             yield []
-            async for steps in outputs:
-                yield steps
+            async with aclosing(with_heartbeats(outputs)) as batches:
+                async for steps in batches:
+                    yield steps
 
     def check_health(self) -> None:
         """Ray Serve replaces the replica when this raises."""

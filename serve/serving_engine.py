@@ -3,7 +3,7 @@
 Knows neither of the two engines (native_engine.py, vllm_engine.py), no HTTP of ours and no ray.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -32,7 +32,7 @@ class ServingEngine(Protocol):
     def alive(self) -> bool:
         """Whether it works; Ray Serve replaces a replica whose engine does not."""
 
-    def submit(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[list[StepOutput]]]:
+    def submit(self, request: Request) -> AbstractAsyncContextManager[AsyncGenerator[list[StepOutput], None]]:
         """The outputs of a request that has been taken; leaving the block early cancels it.
 
         Raises:

@@ -6,7 +6,7 @@ engine's thread, HTTP or text.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 from mtp.decode import StepOutput
 from serve.serving_engine import EngineStoppedError
@@ -41,7 +41,7 @@ class Subscription:
         elif self._alarm is None:
             self._alarm = self.loop.call_at(self._due, self._ready.set)
 
-    async def outputs(self) -> AsyncIterator[list[StepOutput]]:
+    async def outputs(self) -> AsyncGenerator[list[StepOutput], None]:
         """What has come since the last time, until the output with a finish reason.
 
         Raises:

@@ -7,7 +7,7 @@ aborted there. Knows nothing of how requests and answers are worded (vllm_reques
 import itertools
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import httpx
@@ -64,7 +64,7 @@ class VLLMEngine:
         threading.Thread(target=self._watch, args=(metrics,), name="mtp-vllm-metrics", daemon=True).start()
 
     @asynccontextmanager
-    async def submit(self, request: Request) -> AsyncIterator[AsyncIterator[list[StepOutput]]]:
+    async def submit(self, request: Request) -> AsyncIterator[AsyncGenerator[list[StepOutput], None]]:
         """The outputs of `request`; leaving the block early aborts it.
 
         Raises:
@@ -87,7 +87,7 @@ class VLLMEngine:
 
     async def _counted(
         self, number: int, prompt: int, steps: AsyncIterator[StepOutput]
-    ) -> AsyncIterator[list[StepOutput]]:
+    ) -> AsyncGenerator[list[StepOutput], None]:
         try:
             async for output in steps:
                 self._wanted[number] -= prompt + len(output.tokens)
