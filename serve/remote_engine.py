@@ -2,51 +2,68 @@
 
 A request goes to a replica through Ray Serve's handle, which queues, routes and counts it. If the replica dies on the
 way, the request is given to another one together with what it has emitted, and goes on from there: greedy output is
-the same as if nothing had happened, sampled output is drawn from the same distribution. Knows no HTTP and no text.
+the same as if nothing had happened, sampled output is drawn from the same distribution. A replica that has begun and
+falls silent, without even a heartbeat (heartbeat.py), counts as dead. Knows no HTTP and no text.
 """
 
+import asyncio
 import dataclasses
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import grpc
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from mtp.decode import DecodeStats, Request, StepOutput
 from serve.errors import APIError
+from serve.heartbeat import SILENCE_LIMIT_S
 from serve.serving_engine import EngineStoppedError
 
 MAX_REPLICAS_LOST = 3
 """A request that has seen so many replicas die is suspected of killing them."""
+CANCELLED_TOO_S = 0.5
+"""How much later than a call of its own a task may be cancelled, when a client has left and Ray Serve cancels both."""
 
 
 class RemoteEngine:
     """Has the interface of EngineLoop.submit."""
 
     def __init__(
-        self, handle: "DeploymentHandle[Any]", on_resume: Callable[[], None] = lambda: None, *, seeds: bool = True
+        self,
+        handle: "DeploymentHandle[Any]",
+        on_resume: Callable[[], None] = lambda: None,
+        *,
+        seeds: bool = True,
+        silence_limit_s: float = SILENCE_LIMIT_S,
     ) -> None:
         """`on_resume` is told of every request that goes on on another replica.
 
         With `seeds` a request without a seed gets one, so that another replica draws what the first would have drawn;
-        not for engines that cannot.
+        not for engines that cannot. A replica that has taken a request and sends nothing for `silence_limit_s` seconds
+        is lost.
         """
         self._handle = handle.options(stream=True, method_name="generate")
         self._on_resume = on_resume
         self._seeds = seeds
+        self._silence_limit_s = silence_limit_s
 
     @asynccontextmanager
     async def submit(self, request: Request) -> AsyncIterator[AsyncIterator[list[StepOutput]]]:
         """The outputs of `request`; when the block begins a replica has taken it, and leaving it early cancels it.
 
+        Until then it may wait in Ray Serve's queue, for a replica that is free or is started. That is not told from a
+        replica that was sent it and is silent, so the request's own deadline alone bounds it here. (Ray breaks such a
+        connection: after 2 minutes if the host is gone, after 7 or when Ray Serve has killed it if it is frozen.)
+
         Raises:
             UsageError: the engine refuses the request.
             APIError: too many requests wait (429), or no replica lives (503).
         """
-        attempt = _Attempt(self._handle, _with_seed(request) if self._seeds else request)
+        attempt = _Attempt(self._handle, _with_seed(request) if self._seeds else request, self._silence_limit_s)
         await self._open(attempt)
         steps = self._steps(attempt)
         try:
@@ -55,6 +72,7 @@ class RemoteEngine:
             await steps.aclose()
 
     async def _open(self, attempt: "_Attempt") -> None:
+        lost = None
         for _ in range(MAX_REPLICAS_LOST):
             try:
                 await attempt.open()
@@ -64,9 +82,13 @@ class RemoteEngine:
                 raise APIError(429, message, code="overloaded", retry_after=1) from None
             except DeploymentUnavailableError:
                 raise APIError(503, "no replica of this model is running", code="unavailable", retry_after=5) from None
-            except _LOST:
+            except _LOST_BEFORE_IT_BEGAN as error:
+                lost = error
                 attempt.close()
-        raise EngineStoppedError("replicas die while they take this request")
+            except BaseException:  # refused, or nobody waits any more: the client has left, or its time is over
+                attempt.close()
+                raise
+        raise EngineStoppedError("replicas die while they take this request") from lost
 
     async def _steps(self, attempt: "_Attempt") -> AsyncGenerator[list[StepOutput], None]:
         lost = 0
@@ -90,18 +112,29 @@ class RemoteEngine:
             attempt.close()
 
 
-_LOST = (EngineStoppedError, RayError, RayServeException)
+_LOST = (EngineStoppedError, RayError, RayServeException, grpc.RpcError)
 """A replica that dies is told of in many ways: a dead or unreachable actor, a crashed worker, a lost object, a request
-that was cancelled or failed "upstream". What the engine raises of a request comes as it is (`_as_raised`).
+that was cancelled or failed "upstream", a broken stream. What the engine raises of a request comes as it is
+(`_as_raised`).
 """
+
+_LOST_BEFORE_IT_BEGAN = (*_LOST, RuntimeError)
+"""Ray Serve's router has a bare RuntimeError for a connection that breaks before the replica's first word."""
 
 
 class _Attempt:
     """A request on one replica, and what came of it there."""
 
-    def __init__(self, handle: "DeploymentHandle[Any]", request: Request, before: DecodeStats | None = None) -> None:
+    def __init__(
+        self,
+        handle: "DeploymentHandle[Any]",
+        request: Request,
+        silence_limit_s: float,
+        before: DecodeStats | None = None,
+    ) -> None:
         self._handle = handle
         self._request = request
+        self._silence_limit_s = silence_limit_s
         self._before = before or DecodeStats()
         """What earlier replicas did for it."""
         self._latest = DecodeStats()
@@ -110,13 +143,16 @@ class _Attempt:
 
     async def open(self) -> None:
         self._response = self._handle.remote(self._request)
-        with _as_raised():
+        async with _as_raised():
             if await anext(aiter(self._response), None) is None:
                 raise EngineStoppedError("a replica ended a request before it had begun")
 
     async def steps(self) -> AsyncIterator[list[StepOutput]]:
-        with _as_raised():
-            async for steps in self._response:
+        """What the replica sends, without its heartbeats."""
+        async with _as_raised():
+            while (steps := await self._next()) is not None:
+                if not steps:
+                    continue
                 for output in steps:
                     self._emitted += [token.id for token in output.tokens]
                     self._latest = output.so_far
@@ -125,14 +161,29 @@ class _Attempt:
                         output.stats = output.so_far
                 yield steps
 
+    async def _next(self) -> list[StepOutput] | None:
+        """The next message; None at the end.
+
+        Raises:
+            EngineStoppedError: none has come in time.
+        """
+        try:
+            async with asyncio.timeout(self._silence_limit_s) as limit:
+                return await anext(self._response, None)
+        except TimeoutError:
+            if not limit.expired():  # it is the replica's
+                raise
+            raise EngineStoppedError(f"a replica has been silent for {self._silence_limit_s:g} s") from None
+
     def close(self) -> None:
         if self._response is not None:
-            self._response.cancel()
+            with suppress(Exception):  # where no replica got the request, it raises once more why
+                self._response.cancel()
             self._response = None
 
     def continued(self) -> "_Attempt":
         request = dataclasses.replace(self._request, emitted=(*self._request.emitted, *self._emitted))
-        return _Attempt(self._handle, request, self._total())
+        return _Attempt(self._handle, request, self._silence_limit_s, self._total())
 
     def _total(self) -> DecodeStats:
         total = DecodeStats()
@@ -149,10 +200,20 @@ def _with_seed(request: Request) -> Request:
     return dataclasses.replace(request, sampling=sampling)
 
 
-@contextmanager
-def _as_raised() -> Iterator[None]:
-    """Inside, what a replica raised is raised as it was there: Ray's own message is a traceback, and no client's."""
+@asynccontextmanager
+async def _as_raised() -> AsyncIterator[None]:
+    """Inside, what a replica raised is raised as it was there, whatever brought it.
+
+    gRPC brings it as it is; Ray's calls in an error of their own, whose message is a traceback and no client's. A
+    replica that gives its requests up sends a cancellation, which is none of this task.
+    """
     try:
         yield
     except RayTaskError as error:
         raise error.cause from error
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        await asyncio.sleep(CANCELLED_TOO_S)
+        raise EngineStoppedError("a replica has cancelled a request") from None
