@@ -12,7 +12,7 @@ import psutil
 from cluster.loopback import HOOK
 from cluster.ports import LOOPBACK, free_ports
 from cluster.processes import members, start_time
-from cluster.state import LOOPBACK_ONLY, QUIET, ClusterState, Daemon, write_private
+from cluster.state import LOOPBACK_ONLY, QUIET, SERVE_OVER_GRPC, ClusterState, Daemon, write_private
 from mtp.config import ClusterConfig
 
 SERVERS = {"gcs": "gcs_server", "raylet": "raylet", "dashboard": "dashboard.py"}
@@ -58,6 +58,7 @@ def environment(token_file: Path, mlflow_url: str) -> dict[str, str]:
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a killed proxy refuses clients until Serve has noticed
         **HOOK,
         **LOOPBACK_ONLY,
+        **SERVE_OVER_GRPC,
         **QUIET,
     }
 

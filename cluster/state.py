@@ -82,6 +82,7 @@ class ClusterState(BaseModel):
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
             "MLFLOW_TRACKING_URI": self.mlflow_url,
             **LOOPBACK_ONLY,
+            **SERVE_OVER_GRPC,
             **QUIET,
         }
 
@@ -103,6 +104,13 @@ class ClusterState(BaseModel):
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray replaces 127.0.0.1 by the machine's outward address unless told that it is no multi-machine cluster; with this,
 all of its servers listen on the loopback address alone, and clients look for them there."""
+
+SERVE_OVER_GRPC = {
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(256 * 2**20),
+}
+"""Ray Serve's proxy, gateways and replicas talk over gRPC, which costs less than Ray's calls (docs/benchmarks.md). Its
+own limit of 4 MiB a message is less than a large tokenizer, which a replica sends to the gateway as one."""
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 """Nothing is reported to anyone."""

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from cluster.ray_head import source_roots
-from cluster.state import QUIET, write_private
+from cluster.state import QUIET, SERVE_OVER_GRPC, write_private
 from mtp.errors import MTPError
 from tests.cluster.hosts import CABLE, Hosts
 
@@ -35,6 +35,7 @@ def environment(folder: Path) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_raylet_start_wait_time_s": "120",
+        **SERVE_OVER_GRPC,
         **QUIET,
     }
 

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from cluster.kubernetes_secrets import NAMES, secret_list
+from cluster.state import SERVE_OVER_GRPC
 from mtp.config import load_config
 from mtp.errors import UsageError
 from mtp.threads import SPIN
@@ -318,3 +319,12 @@ def test_the_replicas_fit_the_workers_that_may_be_started(overlay):
 def test_threads_wait_in_pods_as_they_do_everywhere(name):
     containers = re.findall(r"name: GOMP_SPINCOUNT, value: \"(\d+)\"", (FOLDER / "base" / f"{name}.yaml").read_text())
     assert containers == [SPIN["GOMP_SPINCOUNT"]] * 2  # head and workers
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
+def test_ray_serve_talks_over_grpc_in_pods_as_it_does_everywhere(overlay):
+    (service,) = of_kind(overlay, "RayService")
+    cluster = service["spec"]["rayClusterConfig"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        (container,) = group["template"]["spec"]["containers"]
+        assert SERVE_OVER_GRPC.items() <= {one["name"]: one.get("value") for one in container["env"]}.items()
