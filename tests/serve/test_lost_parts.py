@@ -110,6 +110,28 @@ def test_replicas_killed_one_after_the_other_cost_no_stream_and_change_no_text(r
     assert set(load.texts) == {expected}
 
 
+@pytest.mark.long
+def test_a_frozen_replica_costs_no_stream_and_changes_no_text(roomy, client):
+    expected = text_of(client)
+    wait_for(lambda: len(replica_pids("roomy")) == 2, seconds=120)
+    frozen, before = replica_pids("roomy")[0], resumed(client)
+    with Load(roomy, "roomy") as load:
+        wait_for_more(load, 16)
+        os.kill(frozen, signal.SIGSTOP)
+        try:  # Ray Serve's own health check takes a minute and a half to give it up
+            wait_for(lambda: resumed(client) > before, seconds=75)
+        finally:
+            os.kill(frozen, signal.SIGKILL)  # sets free what was sent to it and never taken
+        wait_for_more(load, 32)
+    assert load.faults == []
+    assert set(load.texts) == {expected}
+    wait_for(lambda: nothing_runs(client))
+
+
+def resumed(client):
+    return value_of(client.get("/metrics").text, "mtp_requests_resumed_total")
+
+
 def wait_for_more(load, streams):
     whole = len(load.texts) + streams
     wait_for(lambda: len(load.texts) >= whole)
