@@ -113,6 +113,15 @@ def test_fresh_matrices_have_the_configured_deviation():
             assert parameter.std().item() == pytest.approx(0.05, rel=0.1), name
 
 
+def test_the_embedding_may_have_a_deviation_of_its_own():
+    torch.manual_seed(0)
+    model = MTPModel(small(hidden_size=128, vocab_size=500, initializer_range=0.05, embedding_initializer_range=0.5))
+    assert model.model.embed_tokens.weight.std().item() == pytest.approx(0.5, rel=0.1)
+    assert model.lm_head.weight.std().item() == pytest.approx(0.05, rel=0.1)
+    with pytest.raises(ValueError, match="tied"):
+        small(embedding_initializer_range=0.5, tie_word_embeddings=True)
+
+
 def test_every_kind_of_the_configuration_is_registered():
     assert set(PREDICTION_MODULES) == {"none", "sequential", "parallel", "independent"}
 

@@ -75,6 +75,9 @@ class ModelConfig(Section):
     rope_scaling: YarnConfig | None = None
     max_position_embeddings: PositiveInt = 4096
     initializer_range: PositiveFloat = 0.02
+    embedding_initializer_range: PositiveFloat | None = None
+    """Of the embedding alone; unset: initializer_range. Larger (0.5) teaches a small model sooner: a token of 0.02 is
+    lost among what the layers add to it (Takase et al. 2023, "Spike No More")."""
     tie_word_embeddings: bool = False
     prediction: PredictionConfig = PredictionConfig()
 
@@ -98,6 +101,8 @@ class ModelConfig(Section):
     def _experts_divide_into_groups(self) -> Self:
         if self.qk_rope_head_dim % 2:
             raise ValueError(f"qk_rope_head_dim is {self.qk_rope_head_dim}; RoPE rotates pairs, so it must be even")
+        if self.tie_word_embeddings and self.embedding_initializer_range is not None:
+            raise ValueError("embedding_initializer_range is not for a tied embedding, which is the output head too")
         if self.first_k_dense_replace > self.num_hidden_layers:
             raise ValueError(
                 f"first_k_dense_replace is {self.first_k_dense_replace}, more than num_hidden_layers "

@@ -20,7 +20,7 @@ from mtp.decode.logprobs import add_prompt_logprobs, token_logprobs
 from mtp.decode.network import Window
 from mtp.decode.options import EngineOptions
 from mtp.decode.penalties import TokenCounts
-from mtp.decode.request import FinishReason, Request, StepOutput, Token
+from mtp.decode.request import FinishReason, Request, StepOutput, Token, TokenLogprob
 from mtp.decode.rows import row_numbers
 from mtp.decode.scheduler import Scheduler
 from mtp.decode.sequence import Sequence
@@ -180,7 +180,9 @@ class Engine:
             return []
         last = hidden[done, torch.from_numpy(counts[done] - 1)].unsqueeze(1)
         emitters = [sequences[place] for place in done]
-        alive = self._emit(emitters, self._network.logits(last), self._no_drafts(len(done)), outputs, began)
+        logits = self._network.logits(last)
+        emission = self._judge(emitters, logits, self._no_drafts(len(done)))
+        alive = self._hand_out(emitters, emission, logits, outputs, began)
         self.stats.prefill_seconds += time.perf_counter() - began
         return alive
 
@@ -188,12 +190,18 @@ class Engine:
         """Verify everybody's drafts in one target pass. Returns who goes on drafting."""
         began = time.perf_counter()
         drafts = np.array([sequence.drafts for sequence in sequences])
-        starts, tokens, hidden = self._target_pass(sequences, drafts + 1)
-        self._drafting.remember(sequences, starts, drafts + 1, hidden)
+        logits: Tensor | None = None
+        if self._greedy is not None and self._verifier.plain(sequences):
+            starts = np.array([sequence.computed for sequence in sequences])
+            emission = self._greedy.verify(row_numbers(sequences), starts, drafts + 1)
+        else:
+            starts, tokens, hidden = self._target_pass(sequences, drafts + 1)
+            self._drafting.remember(sequences, starts, drafts + 1, hidden)
+            logits = self._network.logits(hidden)
+            emission = self._judge(sequences, logits, self._drafting.take(sequences, drafts, tokens))
         for sequence in sequences:
             sequence.computed += 1
-        drafted = self._drafting.take(sequences, drafts, tokens)
-        alive = self._emit(sequences, self._network.logits(hidden), drafted, outputs, began)
+        alive = self._hand_out(sequences, emission, logits, outputs, began)
         seconds = time.perf_counter() - began
         self.stats.verify_seconds += seconds
         if self._controller is not None:
@@ -211,18 +219,25 @@ class Engine:
         tokens = self._rows.read(rows, self._rows.window(starts, counts))
         return starts, tokens, self._network.backbone(tokens, Window(rows, starts, counts))
 
-    def _emit(
-        self,
-        sequences: list[Sequence],
-        logits: Tensor,
-        drafted: Drafted,
-        outputs: list[StepOutput],
-        began: float,
-    ) -> list[Sequence]:
-        """Decide what stands of logits (R, K + 1, V), hand it out, and end who is done. Returns who goes on."""
+    def _judge(self, sequences: list[Sequence], logits: Tensor, drafted: Drafted) -> Emission:
+        """Decide what stands of logits (R, K + 1, V), and write it behind each row's tokens."""
         verdict, emission = self._verifier.verify(sequences, logits, drafted)
         lengths = np.array([len(sequence.tokens) for sequence in sequences])
         self._rows.write(row_numbers(sequences), lengths, verdict.tokens)
+        return emission
+
+    def _hand_out(
+        self,
+        sequences: list[Sequence],
+        emission: Emission,
+        logits: Tensor | None,
+        outputs: list[StepOutput],
+        began: float,
+    ) -> list[Sequence]:
+        """Give every request what stands, and end who is done. Returns who goes on.
+
+        `logits` (R, K + 1, V), unless nobody wants any.
+        """
         seconds = time.perf_counter() - began
         alive = []
         for place, sequence in enumerate(sequences):
@@ -236,7 +251,7 @@ class Engine:
                 self._end(sequence, forget=output.error is not None)
         return alive
 
-    def _advance(self, sequence: Sequence, place: int, emission: Emission, logits: Tensor) -> StepOutput:
+    def _advance(self, sequence: Sequence, place: int, emission: Emission, logits: Tensor | None) -> StepOutput:
         """Append one row's emission to its sequence, cut off where the request ends."""
         output = StepOutput(sequence.id, [], so_far=sequence.stats)
         first = not sequence.emitted
@@ -255,7 +270,9 @@ class Engine:
             if ended:
                 output.finish_reason = "stop" if output.error is None else "error"
         wanted = sequence.request.sampling.logprobs
-        likely = [None] * len(ids) if wanted is None else token_logprobs(logits[place, : len(ids)], ids, wanted)
+        likely: list[TokenLogprob | None] = [None] * len(ids)
+        if wanted is not None and logits is not None:
+            likely = [*token_logprobs(logits[place, : len(ids)], ids, wanted)]
         origins = [*range(1, accepted + 1), 0]
         output.tokens = [Token(*token) for token in zip(ids, origins, likely, strict=False)]
         sequence.tokens.extend(ids)
@@ -291,7 +308,8 @@ class Engine:
     def _build_memory(self) -> None:
         parts = build_parts(self.model, self.options, self.max_model_len, self.eos_ids, self.stats, self._draft_model)
         self._limits, self._pages, self._pool, self._rows = parts.limits, parts.pages, parts.pool, parts.rows
-        self._network, self._scheduler, self._verifier = parts.network, parts.scheduler, parts.verifier
+        self._network, self._greedy, self._scheduler = parts.network, parts.greedy, parts.scheduler
+        self._verifier = parts.verifier
         self._controller, self._drafting = parts.controller, parts.drafting
 
     def _no_drafts(self, rows: int) -> Drafted:

@@ -10,7 +10,7 @@ from mtp.decode.controller import DraftController
 from mtp.decode.draft_model import DraftModel
 from mtp.decode.drafting import Drafting
 from mtp.decode.module_drafter import ModuleDrafter
-from mtp.decode.network import Network
+from mtp.decode.network import Greedy, Network
 from mtp.decode.network_choice import choose_network
 from mtp.decode.options import EngineOptions
 from mtp.decode.rows import Rows
@@ -29,6 +29,7 @@ class EngineParts:
     pool: BlockPool
     rows: Rows
     network: Network
+    greedy: Greedy | None
     scheduler: Scheduler
     verifier: Verifier
     controller: DraftController | None
@@ -69,6 +70,7 @@ def build_parts(
     second: DraftModel | None = None
     if draft_model is not None:
         second = DraftModel(draft_model, config.vocab_size, rows, size, max_model_len, options.max_batch_tokens)
+    greedy = modules.greedy if modules is not None else network.greedy(None, None)
     drafting = Drafting(modules, rows, verifier, config.vocab_size, max_model_len, stats, second, controller)
     scheduler = Scheduler(options, pool, rows)
-    return EngineParts(limits, pages, pool, rows, network, scheduler, verifier, controller, drafting)
+    return EngineParts(limits, pages, pool, rows, network, greedy, scheduler, verifier, controller, drafting)

@@ -45,7 +45,7 @@ class ModuleDrafter:
         self._levels = depth if self._chained else 1
         span = LAG_LIMIT + 2 * depth + 2
         self._ring = HiddenRing(self._levels, size, span, model.config.hidden_size, weight.device, weight.dtype)
-        self._greedy = network.greedy_drafts(self._ring, vocab_size) if self._chained else None
+        self.greedy = network.greedy(self._ring, vocab_size)
 
     def fill(self, sequences: Items[Sequence], starts: np.ndarray, counts: np.ndarray, hidden: Tensor) -> None:
         """Bring the modules' caches up to a chunk of known tokens.
@@ -96,10 +96,10 @@ class ModuleDrafter:
 
     def draft_greedily(self, sequences: Items[Sequence], counts: np.ndarray) -> Tensor:
         """As `draft`, where every draft is the most likely token: at one go where the network can."""
-        if self._greedy is None:
+        if self.greedy is None or not self._chained:
             return self.draft(sequences, counts, lambda _, logits, __: logits.argmax(-1))
         lengths = np.array([len(sequence.tokens) for sequence in sequences])
-        return self._greedy.draft(row_numbers(sequences), lengths, counts)
+        return self.greedy.draft(row_numbers(sequences), lengths, counts)
 
     def _draft_chain(
         self, rows: np.ndarray, lengths: np.ndarray, counts: np.ndarray, choose: Choose, whole: bool

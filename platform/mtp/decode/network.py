@@ -13,6 +13,7 @@ from torch.nn.functional import linear
 
 from mtp.decode.hidden_ring import HiddenRing
 from mtp.decode.rows import Rows
+from mtp.decode.verification import Emission
 from mtp.model import MTPModel
 
 
@@ -33,13 +34,20 @@ class Window:
         return int(self.counts.max())
 
 
-class GreedyDrafts(Protocol):
-    """Drafts of chained modules, each token the most likely one, made at one go."""
+class Greedy(Protocol):
+    """The two halves of a step in which every token is the most likely one, each made at one go."""
+
+    def verify(self, rows: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> Emission:
+        """One pass over counts[b] tokens of rows[b] (B,) from starts[b] on: the row's last token, then its drafts.
+
+        Writes what stands behind the row's tokens, and the states into the ring.
+        """
+        ...
 
     def draft(self, rows: np.ndarray, lengths: np.ndarray, counts: np.ndarray) -> Tensor:
         """Put counts[b] >= 1 drafts behind the lengths[b] tokens of rows[b] (B,); returns the ids (B, max(counts)).
 
-        Where a row has fewer, any id. Keeps ring and `Rows.filled` up to date, as ModuleDrafter does level by level.
+        For chained modules. Where a row has fewer, any id. Keeps ring and `Rows.filled` up to date.
         """
         ...
 
@@ -63,8 +71,11 @@ class Network(Protocol):
         """States (..., d) -> logits (..., V), or of the `first` ids alone (..., first)."""
         ...
 
-    def greedy_drafts(self, ring: HiddenRing, first: int | None) -> GreedyDrafts | None:
-        """Chained modules: what drafts from the `first` ids at one go; None where each level is a call of its own."""
+    def greedy(self, ring: HiddenRing | None, first: int | None) -> Greedy | None:
+        """What makes greedy steps at one go, or None; drafts come from the `first` ids.
+
+        `ring`: where the modules find their inputs; None without modules.
+        """
         ...
 
 
@@ -93,5 +104,5 @@ class TorchNetwork:
         """See Network."""
         return linear(hidden, self._model.heads()[horizon - 1][:first])
 
-    def greedy_drafts(self, ring: HiddenRing, first: int | None) -> None:
+    def greedy(self, ring: HiddenRing | None, first: int | None) -> None:
         """See Network."""

@@ -18,22 +18,24 @@ def choose_network(model: MTPModel, rows: Rows, pages: LatentPages, options: Eng
     """The network that `options.compiled_step` and `options.quantization` ask for.
 
     Raises:
-        MTPError: the options insist on the compiled step, or on int8, and it cannot run here.
+        MTPError: the options insist on the compiled step, or on quantization, and it cannot run here.
     """
-    int8 = options.quantization == "int8"
+    quantization = options.quantization
     if options.compiled_step == "off":
-        if int8:
-            raise MTPError("quantization int8 needs the compiled step, but compiled_step is off; set it to auto")
+        if quantization != "none":
+            raise MTPError(
+                f"quantization {quantization} needs the compiled step, but compiled_step is off; set it to auto"
+            )
         return TorchNetwork(model, rows)
     reason = supported(model)
     if reason is None:
         try:
-            return NativeNetwork(model, rows, pages, int8=int8)
+            return NativeNetwork(model, rows, pages, quantization)
         except BuildError as error:
             reason = str(error)
             _note(reason)
-    if int8 or options.compiled_step == "on":
-        wish = "quantization int8" if int8 else "compiled_step on"
+    if quantization != "none" or options.compiled_step == "on":
+        wish = f"quantization {quantization}" if quantization != "none" else "compiled_step on"
         raise MTPError(f"{wish} asks for the compiled step, which cannot run here: {reason}")
     return TorchNetwork(model, rows)
 

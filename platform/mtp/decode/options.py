@@ -32,8 +32,9 @@ class EngineOptions:
 
     compiled_step: Literal["auto", "on", "off"] = "auto"
     """The C++ step on the processor: auto falls back to PyTorch where there is no compiler; on fails there."""
-    quantization: Literal["none", "int8"] = "none"
-    """int8: linear layers read as 8-bit whole numbers by the compiled step; changes the model's numbers a little."""
+    quantization: Literal["none", "drafts", "int8"] = "none"
+    """What the compiled step reads as 8-bit whole numbers. drafts: the prediction modules and their heads; the output
+    does not depend on it. int8: the backbone's linear layers too; changes the model's numbers a little."""
 
     def __post_init__(self) -> None:
         if self.draft_vocab_size is not None and self.draft_vocab_size < 1:

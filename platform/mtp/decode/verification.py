@@ -58,6 +58,15 @@ class Verifier:
             self._processors[key] = Processors(sequences, self._eos_ids, self._vocab_size, self._device)
         return self._processors[key]
 
+    def plain(self, sequences: Items[Sequence]) -> bool:
+        """Whether the argmax of the logits is all that is asked of them."""
+        return all(
+            sequence.request.sampling.plain_greedy
+            and sequence.request.sampling.logprobs is None
+            and _rule(sequence) == "exact"
+            for sequence in sequences
+        )
+
     def verify(self, sequences: Items[Sequence], logits: Tensor, drafted: Drafted) -> tuple[Verdict, Emission]:
         """logits (R, K + 1, V) of the last token and the drafts of each row -> what each row emits."""
         peak, choices = logits.max(dim=-1)

@@ -34,7 +34,7 @@ class MTPModel(nn.Module):
         self.model = Backbone(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.prediction = PREDICTION_MODULES[config.prediction.kind](config)
-        initialize(self, config.initializer_range)
+        initialize(self, config.initializer_range, config.embedding_initializer_range or config.initializer_range)
         self.share_weights()
 
     def share_weights(self) -> None:

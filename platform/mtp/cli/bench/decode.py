@@ -7,7 +7,7 @@ batch size; ratios carry the names of DESIGN section 6.
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mtp.cli.bench.decode_limits import limit_shares, memory_per_request
 from mtp.cli.bench.draft_price import draft_price
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
     from mtp.model import MTPModel
 
 STANDARD, MTP, INT8 = "standard", "mtp", "standard int8"
+QUANTIZATION: dict[str, Literal["none", "drafts", "int8"]] = {STANDARD: "none", MTP: "drafts", INT8: "int8"}
 MTP_TARGETS = {"small": {1: 0.98, 8: 0.98, 32: 0.98}, "large": {1: 1.5, 8: 1.2, 32: 0.98}}
 WORST_TARGET = 0.98
-AGAINST = {
-    "huggingface": (STANDARD, {1: 5.0}, 5.0),
-    "huggingface_mtp": (MTP, {}, 5.0),
-    "vllm": (STANDARD, {1: 2.0}, 1.0),
-    "vllm_mtp": (MTP, {}, 1.5),
-    "llamacpp": (STANDARD, {}, 0.5),
-    "llamacpp_mtp": (MTP, {}, 0.5),
+AGAINST: dict[tuple[str, str], dict[int | str, float]] = {
+    (STANDARD, "huggingface"): {"small": 5.0, "large": 5.0},
+    (MTP, "huggingface_mtp"): {"small": 5.0, "large": 5.0},
+    (STANDARD, "vllm"): {1: 2.0, "small": 1.0, "large": 1.0},
+    (MTP, "vllm_mtp"): {"small": 1.5, "large": 1.5},
+    (STANDARD, "llamacpp"): {"small": 0.5, "large": 0.9},
+    (MTP, "llamacpp"): {"small": 0.5, "large": 1.0},
+    (MTP, "llamacpp_mtp"): {"small": 0.5, "large": 1.0},
 }
-"""Which of our decoders stands against a peer, and the target of the ratio: by batch, and elsewhere."""
-LARGE_TARGETS = {"llamacpp": 0.9, "llamacpp_mtp": 1.0}
+"""Which of our decoders stands against which peer, and the target of the ratio: of a batch size, or else of a model."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class OurEngine:
             prefix_caching=False,
             adaptive_drafts=decoder == MTP,
             draft_vocab_size=size.draft_vocab_size,
-            quantization="int8" if decoder == INT8 else "none",
+            quantization=QUANTIZATION[decoder],
         )
         self.engine: Engine = Engine(model, options=options)
 
@@ -137,14 +138,11 @@ def _ratios(name: str, batch: int, measured: dict[str, Measured]) -> Iterator[Ra
     target = _mtp_target(name, batch)
     yield Ratio.of(f"mtp_vs_standard_b{batch}_{name}", pairwise(measured[MTP], standard), target, "higher")
     yield Ratio.of(f"int8_vs_standard_b{batch}_{name}", pairwise(measured[INT8], standard), 1.0, "higher")
-    for peer, (ours, by_batch, elsewhere) in AGAINST.items():
+    for (ours, peer), targets in AGAINST.items():
         if peer in measured:
-            target = by_batch.get(batch, elsewhere)
-            target = LARGE_TARGETS.get(peer, target) if name == "large" else target
-            own = "mtp" if ours == MTP else "standard"
-            yield Ratio.of(
-                f"{own}_vs_{peer}_b{batch}_{name}", pairwise(measured[ours], measured[peer]), target, "higher"
-            )
+            target = targets.get(batch, targets[name])
+            rates = pairwise(measured[ours], measured[peer])
+            yield Ratio.of(f"{ours}_vs_{peer}_b{batch}_{name}", rates, target, "higher")
 
 
 def _mtp_target(name: str, batch: int) -> float:

@@ -35,6 +35,7 @@ def draft_price(
         prefix_caching=False,
         adaptive_drafts=False,
         draft_vocab_size=draft_vocab_size,
+        quantization="drafts",
     )
     engine = Engine(model, options=options)
     counts = [k for k in (0, *DRAFTS) if k < model.config.n_future]

@@ -42,8 +42,9 @@ def library() -> ctypes.CDLL:
         raise BuildError(f"{target} does not load: {error}") from error
     loaded.mtp_pass.argtypes = [ctypes.c_void_p]
     loaded.mtp_linear.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
-    loaded.mtp_draft.argtypes = [ctypes.c_void_p]
-    loaded.mtp_pass.restype = loaded.mtp_linear.restype = loaded.mtp_draft.restype = None
+    loaded.mtp_draft.argtypes = loaded.mtp_verify.argtypes = [ctypes.c_void_p]
+    for function in (loaded.mtp_pass, loaded.mtp_linear, loaded.mtp_draft, loaded.mtp_verify):
+        function.restype = None
     return loaded
 
 

@@ -110,8 +110,24 @@ class PassStruct(ctypes.Structure):
     ]
 
 
+class BatchStruct(ctypes.Structure):
+    """struct Batch of greedy.h."""
+
+    _fields_ = [
+        ("embedding", c_void_p),
+        ("hidden_size", c_int64),
+        ("tokens", c_void_p),
+        ("token_width", c_int64),
+        ("span", c_int64),
+        ("rows", c_void_p),
+        ("count", c_int64),
+        ("tables", TokensStruct),
+        ("threads", c_int64),
+    ]
+
+
 class LevelStruct(ctypes.Structure):
-    """struct Level of chain.h."""
+    """struct Level of greedy.h."""
 
     _fields_ = [
         ("blocks", c_void_p),
@@ -126,23 +142,28 @@ class LevelStruct(ctypes.Structure):
 
 
 class ChainStruct(ctypes.Structure):
-    """struct Chain of chain.h."""
+    """struct Chain of greedy.h."""
 
     _fields_ = [
+        ("batch", BatchStruct),
         ("levels", c_void_p),
-        ("embedding", c_void_p),
-        ("hidden_size", c_int64),
-        ("tokens", c_void_p),
-        ("token_width", c_int64),
         ("filled", c_void_p),
         ("depth", c_int64),
-        ("span", c_int64),
-        *((name, c_void_p) for name in ("rows", "lengths", "counts")),
-        ("row_count", c_int64),
+        *((name, c_void_p) for name in ("lengths", "counts")),
         ("most", c_int64),
         ("drafts", c_void_p),
-        ("tables", TokensStruct),
-        ("threads", c_int64),
+    ]
+
+
+class VerificationStruct(ctypes.Structure):
+    """struct Verification of greedy.h."""
+
+    _fields_ = [
+        ("batch", BatchStruct),
+        ("backbone", LevelStruct),
+        *((name, c_void_p) for name in ("starts", "counts")),
+        ("most", c_int64),
+        *((name, c_void_p) for name in ("choices", "accepted", "finite")),
     ]
 
 

@@ -1,6 +1,7 @@
 """A model's passes through the C++ step. Numbers of a token do not depend on its batchmates, to the last bit."""
 
 import ctypes
+from typing import Literal
 
 import numpy as np
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor
 from mtp.decode.cache import LatentPages
 from mtp.decode.hidden_ring import HiddenRing
 from mtp.decode.native.build import library
-from mtp.decode.native.chain import GreedyChain
+from mtp.decode.native.greedy import NativeGreedy
 from mtp.decode.native.layout import (
+    BatchStruct,
     BlockStruct,
     JoinStruct,
     Layout,
@@ -32,12 +34,19 @@ from mtp.model.prediction.sequential import SequentialModules
 class NativeNetwork:
     """See mtp.decode.network.Network; fp32 on the processor, weights optionally int8."""
 
-    def __init__(self, model: MTPModel, rows: Rows, pages: LatentPages, *, int8: bool = False) -> None:
-        """Raises BuildError when there is no compiler."""
+    def __init__(
+        self,
+        model: MTPModel,
+        rows: Rows,
+        pages: LatentPages,
+        quantization: Literal["none", "drafts", "int8"] = "none",
+    ) -> None:
+        """`quantization`: see EngineOptions. Raises BuildError when there is no compiler."""
         self._library = library()
         self._rows = rows
         self._pages = pages
-        self._layout = Layout(int8=int8)
+        self._layout = Layout(int8=quantization == "int8")
+        self._draft_layout = Layout(int8=True) if quantization == "drafts" else self._layout
         self._size = model.config.hidden_size
         self._depth = model.config.num_hidden_layers
         self._embedding = self._layout.vector(model.model.embed_tokens.weight)
@@ -45,7 +54,8 @@ class NativeNetwork:
         self._rotation = [self._layout.vector(part) for part in table]
         self._backbone = self._blocks(list(model.model.layers), 0)
         self._norm = self._layout.norm(model.model.norm)
-        self._heads = [self._layout.weight(head) for head in model.heads()]
+        first, *others = model.heads()
+        self._heads = [self._layout.weight(first), *(self._draft_layout.weight(head) for head in others)]
         self._prediction = model.prediction
         self._modules = self._prepare_modules()
 
@@ -76,23 +86,27 @@ class NativeNetwork:
         """See Network."""
         return self._linear(self._head(horizon, first), hidden)
 
-    def greedy_drafts(self, ring: HiddenRing, first: int | None) -> GreedyChain:
+    def greedy(self, ring: HiddenRing | None, first: int | None) -> NativeGreedy:
         """See Network."""
-        levels = [
-            LevelStruct(
-                ctypes.addressof(blocks),
-                len(blocks),
-                *norm,
-                join,
-                self._head(min(k + 1, len(self._heads)), first),
-                ring.address(k - 1),
-                ring.address(k) if k < len(self._modules) else None,
-            )
-            for k, (blocks, norm, join) in enumerate(self._modules, start=1)
-        ]
-        return GreedyChain(
-            self._library, levels, ring, self._rows, self._tables(self._rows.tables), self._embedding, self._size
-        )
+        backbone = self._level(self._backbone, self._norm, JoinStruct(), self._head(1, None))
+        backbone.outputs = ring.address(0) if ring is not None else None
+        levels = []
+        if ring is not None and self._prediction.chained:
+            for k, (blocks, norm, join) in enumerate(self._modules, start=1):
+                level = self._level(blocks, norm, join, self._head(min(k + 1, len(self._heads)), first))
+                level.inputs = ring.address(k - 1)
+                level.outputs = ring.address(k) if k < len(self._modules) else None
+                levels.append(level)
+        batch = BatchStruct(self._embedding, self._size, address(self._rows.tokens), self._rows.width)
+        batch.span = ring.span if ring is not None else 1
+        batch.tables = self._tables(self._rows.tables)
+        return NativeGreedy(self._library, backbone, levels, batch, self._rows, ring)
+
+    @staticmethod
+    def _level(
+        blocks: "ctypes.Array[BlockStruct]", norm: tuple[int | None, float], join: JoinStruct, head: Weight
+    ) -> LevelStruct:
+        return LevelStruct(ctypes.addressof(blocks), len(blocks), *norm, join, head)
 
     def _head(self, horizon: int, first: int | None) -> Weight:
         head = self._heads[horizon - 1]
@@ -134,12 +148,13 @@ class NativeNetwork:
         return where
 
     def _blocks(self, blocks: list[Block], layer: int) -> "ctypes.Array[BlockStruct]":
-        made = [self._layout.block(block, self._pages.blocks[layer + index]) for index, block in enumerate(blocks)]
+        layout = self._layout if layer == 0 else self._draft_layout
+        made = [layout.block(block, self._pages.blocks[layer + index]) for index, block in enumerate(blocks)]
         return (BlockStruct * len(made))(*made)
 
     def _prepare_modules(self) -> "list[tuple[ctypes.Array[BlockStruct], tuple[int | None, float], JoinStruct]]":
         """For each pass of the modules: blocks, final norm, and how the input is joined (sequential)."""
-        modules, layout, first = self._prediction, self._layout, self._depth
+        modules, layout, first = self._prediction, self._draft_layout, self._depth
         self._maps: list[Weight] = []
         if isinstance(modules, SequentialModules):
             own = [modules.at_depth(k) for k in range(1, len(self._pages.blocks) - first + 1)]

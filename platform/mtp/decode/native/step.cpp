@@ -1,5 +1,5 @@
 // What Python calls; see native/layout.py for the structures.
-#include "chain.h"
+#include "greedy.h"
 
 extern "C" void mtp_pass(const mtp::Pass* pass) { mtp::compute(*pass); }
 
@@ -8,3 +8,5 @@ extern "C" void mtp_linear(const mtp::Weight* weight, const float* x, float* y, 
 }
 
 extern "C" void mtp_draft(const mtp::Chain* chain) { mtp::draft(*chain); }
+
+extern "C" void mtp_verify(const mtp::Verification* verification) { mtp::verify(*verification); }
