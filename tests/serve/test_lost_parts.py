@@ -111,21 +111,28 @@ def test_replicas_killed_one_after_the_other_cost_no_stream_and_change_no_text(r
 
 
 @pytest.mark.long
-def test_a_frozen_replica_costs_no_stream_and_changes_no_text(roomy, client):
-    expected = text_of(client)
-    wait_for(lambda: len(replica_pids("roomy")) == 2, seconds=120)
-    frozen, before = replica_pids("roomy")[0], resumed(client)
-    with Load(roomy, "roomy") as load:
-        wait_for_more(load, 16)
-        os.kill(frozen, signal.SIGSTOP)
-        try:  # Ray Serve's own health check takes a minute and a half to give it up
-            wait_for(lambda: resumed(client) > before, seconds=75)
-        finally:
-            os.kill(frozen, signal.SIGKILL)  # sets free what was sent to it and never taken
-        wait_for_more(load, 32)
-    assert load.faults == []
-    assert set(load.texts) == {expected}
-    wait_for(lambda: nothing_runs(client))
+def test_a_frozen_replica_costs_no_stream_and_changes_no_text(endpoint, endpoint_keys, model_folder, client):
+    from serve.deploy import deploy, undeploy
+
+    # One at a time, so that most of the streams have been taken and wait in the engine when it freezes.
+    deploy(str(model_folder), settings(endpoint, endpoint_keys, max_batch_size=1), name="narrow")
+    try:
+        expected = text_of(client, "narrow")
+        wait_for(lambda: len(replica_pids("narrow")) == 2, seconds=120)
+        frozen, before = replica_pids("narrow")[0], resumed(client)
+        with Load(endpoint, "narrow") as load:
+            wait_for_more(load, 16)
+            os.kill(frozen, signal.SIGSTOP)
+            try:  # Ray Serve's own health check takes a minute and a half to give it up
+                wait_for(lambda: resumed(client) > before, seconds=75)
+            finally:
+                os.kill(frozen, signal.SIGKILL)  # sets free what was sent to it and never taken
+            wait_for_more(load, 32)
+        assert load.faults == []
+        assert set(load.texts) == {expected}
+        wait_for(lambda: nothing_runs(client))
+    finally:
+        undeploy(model="narrow")
 
 
 def resumed(client):
