@@ -80,8 +80,8 @@ class ServeConfig(Section):
     compiled_step: Literal["auto", "on", "off"] = "auto"
     """The C++ step on processors: auto falls back to PyTorch where there is no compiler; on fails there."""
     quantization: Literal["none", "drafts", "int8"] = "none"
-    """8-bit whole numbers, in the compiled step alone. drafts: the prediction modules and their heads, which makes drafts
-    cheaper; outputs do not change. int8: all linear layers; changes the model's numbers a little."""
+    """8-bit whole numbers, in the compiled step alone. drafts: the prediction modules and their heads; outputs do
+    not change. int8: all linear layers; changes the model's numbers a little."""
     api_keys: str | None = None
     """File of API keys; unset: api_keys.json in the state folder. Without a key in it, everybody may ask."""
     max_completion_tokens: PositiveInt | None = None
