@@ -68,23 +68,14 @@ def test_a_failure_comes_as_it_is_behind_what_came_before_it():
     assert asyncio.run(run()) == [[1]]
 
 
-def test_a_consumer_that_leaves_behind_a_heartbeat_closes_the_waiting_source():
-    async def run():
-        source = Source(1)
-        batches = with_heartbeats(source.outputs(), interval_s=0.01)
-        await anext(batches)
-        await batches.aclose()
-        return source.closed
-
-    assert asyncio.run(run())
-
-
-def test_a_consumer_that_leaves_behind_a_batch_closes_the_source():
+@pytest.mark.parametrize("left_behind", ["a heartbeat", "a batch"])
+def test_a_consumer_that_leaves_closes_the_source(left_behind):
     async def run():
         source = Source(1, 2)
-        source.go.set()
-        batches = with_heartbeats(source.outputs(), NEVER_S)
-        await anext(batches)
+        if left_behind == "a batch":
+            source.go.set()
+        batches = with_heartbeats(source.outputs(), NEVER_S if source.go.is_set() else 0.01)
+        assert bool(await anext(batches)) == source.go.is_set()
         await batches.aclose()
         return source.closed
 

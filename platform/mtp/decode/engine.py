@@ -191,7 +191,8 @@ class Engine:
         began = time.perf_counter()
         drafts = np.array([sequence.drafts for sequence in sequences])
         logits: Tensor | None = None
-        if self._greedy is not None and self._verifier.plain(sequences):
+        logprobs = any(sequence.request.sampling.logprobs is not None for sequence in sequences)
+        if self._greedy is not None and not logprobs and self._verifier.greedy(sequences):
             starts = np.array([sequence.computed for sequence in sequences])
             emission = self._greedy.verify(row_numbers(sequences), starts, drafts + 1)
         else:

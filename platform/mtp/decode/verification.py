@@ -58,23 +58,17 @@ class Verifier:
             self._processors[key] = Processors(sequences, self._eos_ids, self._vocab_size, self._device)
         return self._processors[key]
 
-    def plain(self, sequences: Items[Sequence]) -> bool:
-        """Whether the argmax of the logits is all that is asked of them."""
-        return all(
-            sequence.request.sampling.plain_greedy
-            and sequence.request.sampling.logprobs is None
-            and _rule(sequence) == "exact"
-            for sequence in sequences
-        )
+    def greedy(self, sequences: Items[Sequence]) -> bool:
+        """Whether the argmax of the logits decides on every token."""
+        return all(sequence.request.sampling.plain_greedy and _rule(sequence) == "exact" for sequence in sequences)
 
     def verify(self, sequences: Items[Sequence], logits: Tensor, drafted: Drafted) -> tuple[Verdict, Emission]:
         """logits (R, K + 1, V) of the last token and the drafts of each row -> what each row emits."""
         peak, choices = logits.max(dim=-1)
-        rules = {_rule(sequence) for sequence in sequences}
-        if rules == {"exact"} and self.processors(sequences) is None:
+        if self.greedy(sequences):
             verdict = verify_greedy(choices, drafted)
         else:
-            verdict = self._verify_by_rule(sequences, rules, logits, drafted)
+            verdict = self._verify_by_rule(sequences, logits, drafted)
         return verdict, _to_host(verdict, peak)
 
     def choose(self, sequences: Items[Sequence], logits: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -104,10 +98,10 @@ class Verifier:
         positions = processors.emitted()[rows, None] + np.arange(first, first + count)
         return noise.exponentials(processors.seeds[rows], positions, self._vocab_size, self._device)
 
-    def _verify_by_rule(self, sequences: Items[Sequence], rules: set[str], logits: Tensor, drafted: Drafted) -> Verdict:
+    def _verify_by_rule(self, sequences: Items[Sequence], logits: Tensor, drafted: Drafted) -> Verdict:
         tokens = torch.zeros(logits.shape[:2], dtype=torch.int64, device=self._device)
         accepted = torch.zeros_like(drafted.counts)
-        for rule in sorted(rules):
+        for rule in sorted({_rule(sequence) for sequence in sequences}):
             pick = [place for place, sequence in enumerate(sequences) if _rule(sequence) == rule]
             index = torch.tensor(pick, device=self._device)
             some = [sequences[place] for place in pick]

@@ -1,6 +1,6 @@
 """The two models of `mtp bench decode`, trained by the platform itself on request and kept under MTP_HOME.
 
-`small` (6M parameters) fits a processor's last-level cache; `large` (65M, latent 512 + 64 as DeepSeek's own) is
+`small` (7M parameters) fits a processor's last-level cache; `large` (66M, latent 512 + 64 as DeepSeek's own) is
 several times larger, so that a pass is bound by reading weights, as with real models. Most of `large` is experts of its
 last layers, of which a token reads a fraction of what it reads of the dense ones: so a second token in a pass costs
 little, as it does where many GPUs share the experts. Both have one prediction module that is recursed, and queries with

@@ -52,7 +52,7 @@ class NativeNetwork:
         self._embedding = self._layout.vector(model.model.embed_tokens.weight)
         table = model.model.rotary.at(torch.arange(model.config.max_position_embeddings), model.lm_head.weight)
         self._rotation = [self._layout.vector(part) for part in table]
-        self._backbone = self._blocks(list(model.model.layers), 0)
+        self._backbone = self._blocks(self._layout, list(model.model.layers), 0)
         self._norm = self._layout.norm(model.model.norm)
         first, *others = model.heads()
         self._heads = [self._layout.weight(first), *(self._draft_layout.weight(head) for head in others)]
@@ -147,8 +147,7 @@ class NativeNetwork:
         where.block_size, (where.cos, where.sin) = self._pages.block_size, self._rotation
         return where
 
-    def _blocks(self, blocks: list[Block], layer: int) -> "ctypes.Array[BlockStruct]":
-        layout = self._layout if layer == 0 else self._draft_layout
+    def _blocks(self, layout: Layout, blocks: list[Block], layer: int) -> "ctypes.Array[BlockStruct]":
         made = [layout.block(block, self._pages.blocks[layer + index]) for index, block in enumerate(blocks)]
         return (BlockStruct * len(made))(*made)
 
@@ -159,16 +158,16 @@ class NativeNetwork:
         if isinstance(modules, SequentialModules):
             own = [modules.at_depth(k) for k in range(1, len(self._pages.blocks) - first + 1)]
             return [
-                (self._blocks([module.block], first + index), layout.norm(module.norm), layout.join(module))
+                (self._blocks(layout, [module.block], first + index), layout.norm(module.norm), layout.join(module))
                 for index, module in enumerate(own)
             ]
         if isinstance(modules, IndependentModules):
             pairs = zip(modules.layers, modules.norms, strict=True)
             return [
-                (self._blocks([block], first + index), layout.norm(norm), JoinStruct())
+                (self._blocks(layout, [block], first + index), layout.norm(norm), JoinStruct())
                 for index, (block, norm) in enumerate(pairs)
             ]
         if isinstance(modules, ParallelModules):
             self._maps = [layout.weight(head) for head in modules.heads.parameters()] if modules.tied else []
-            return [(self._blocks(list(modules.layers), first), layout.norm(modules.norm), JoinStruct())]
+            return [(self._blocks(layout, list(modules.layers), first), layout.norm(modules.norm), JoinStruct())]
         return []
