@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mtp.checkpoint import load_model, load_model_config, save_model
+from mtp.checkpoint.folder import CACHE_LINE
 from mtp.errors import MTPError
 from mtp.tokenizer import Tokenizer
 from tests.checkpoint.models import VOCABULARY, fresh
@@ -44,6 +45,11 @@ def test_the_gates_biases_stay_fp32_in_a_model_of_another_dtype(tokenizer, tmp_p
     state = load_model(tmp_path / "m", dtype=torch.bfloat16).state_dict()
     for name, tensor in state.items():
         assert tensor.dtype == (torch.float32 if name.endswith("e_score_correction_bias") else torch.bfloat16)
+
+
+def test_loaded_weights_begin_with_a_line_of_the_caches(tokenizer, tmp_path):
+    save_model(tmp_path / "m", fresh(), tokenizer)
+    assert {tensor.data_ptr() % CACHE_LINE for tensor in load_model(tmp_path / "m").state_dict().values()} == {0}
 
 
 def test_saving_replaces_a_model_and_a_failed_save_keeps_it(tokenizer, tmp_path):

@@ -4,7 +4,7 @@ import random
 import pytest
 
 from mtp.decode import Engine, EngineOptions, Request, Sampling, Speculation, generate
-from mtp.decode.controller import FIRST, MARGIN, PATIENCE, REGRET, best_lengths
+from mtp.decode.controller import EARLY, MARGIN, PATIENCE, PLAIN_STEPS, REFRESH, REGRET, Turns, best_lengths
 from mtp.decode.costs import Curve, StepCosts
 from tests.decode.tiny import random_prompts, tiny_model
 
@@ -82,7 +82,7 @@ def test_a_request_whose_drafts_pay_no_more_ends_as_standard_decoding():
     engine._controller.costs = costs(lambda n: 1.0, lambda n: 0.01)
     engine.add(Request(prompt=[1, 2, 3], sampling=Sampling(max_tokens=100, ignore_eos=True)))
     (sequence,) = engine._live.values()
-    for _ in range(FIRST + 5):
+    for _ in range(EARLY):
         engine.step()
     assert engine.stats.drafted_per_position
     assert sequence.module_depth == 3
@@ -118,6 +118,15 @@ def test_probing_costs_no_more_than_its_share_of_the_time():
         finished(engine, 100)
     drafted = sum(engine.stats.drafted_per_position)
     assert 0 < drafted * draft <= REGRET * spent
+
+
+def test_steps_without_drafts_come_after_the_first_with_drafts_and_seldom_later():
+    turns, made = Turns(), []
+    for _ in range(2 * REFRESH):
+        made.append(not turns.plain_is_due)
+        turns.count(made[-1])
+    assert made[: EARLY + PLAIN_STEPS + 1] == [True] * EARLY + [False] * PLAIN_STEPS + [True]
+    assert made.count(False) == 2 * PLAIN_STEPS
 
 
 def test_costs_follow_the_machine_and_a_single_slow_step_changes_nothing():

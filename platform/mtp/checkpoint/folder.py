@@ -16,6 +16,9 @@ from mtp.config import ModelConfig
 from mtp.model import MTPModel, model_on_meta
 from mtp.tokenizer import Tokenizer
 
+CACHE_LINE = 64
+"""Bytes; PyTorch's own memory begins with one."""
+
 
 def save_model(folder: str | Path, model: MTPModel, tokenizer: Tokenizer) -> Path:
     """Write `model` and `tokenizer` as a model folder, replacing one that is there; returns it."""
@@ -65,7 +68,7 @@ def load_model(folder: str | Path, device: str = "cpu", dtype: torch.dtype | Non
     state = {}
     for name in wanted:
         target = torch.float32 if name.endswith(FP32_BUFFER) else dtype
-        state[name] = weights.read(name).to(device=device, dtype=target)
+        state[name] = _on_a_line(weights.read(name).to(device=device, dtype=target))
     if config.tie_word_embeddings:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
     model.load_state_dict(state, assign=True)
@@ -73,6 +76,14 @@ def load_model(folder: str | Path, device: str = "cpu", dtype: torch.dtype | Non
     for layer in model.expert_layers():
         layer.tokens_per_expert = torch.zeros_like(layer.tokens_per_expert, device=device)
     return model.eval()
+
+
+def _on_a_line(tensor: Tensor) -> Tensor:
+    """The same values where a line of the processor's caches begins, which they seldom do in a file's mapping.
+
+    A vector that crosses a line takes as long to load as two: matrix products were half as fast.
+    """
+    return tensor if tensor.data_ptr() % CACHE_LINE == 0 else tensor.clone()
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

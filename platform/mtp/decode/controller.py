@@ -8,8 +8,8 @@ Decisions depend on the past alone, so acceptance stays exact whatever is decide
 
 What keeps this from ever costing much more than standard decoding does: a request gets modules only where they promise
 to earn the filling of their caches; one whose drafts have not paid for PATIENCE steps is left to standard decoding for
-good, and costs what that costs; one step in REFRESH is made without drafts, so that both costs are known from the same
-minutes; and while drafts do not seem to pay, single requests probe them whenever REGRET of the time spent allows it.
+good, and costs what that costs; a few steps in REFRESH are made without drafts, so that both costs are known from the
+same minutes; and while drafts do not seem to pay, single requests probe them whenever REGRET of the time spent allows.
 """
 
 from collections.abc import Sequence as Items
@@ -20,8 +20,9 @@ from mtp.decode.costs import StepCosts
 from mtp.decode.sequence import Sequence
 
 PATIENCE = 16
-FIRST, REFRESH = 3, 64
-"""Steps without drafts at a new batch size, and drafting steps between two such steps later."""
+EARLY, REFRESH, PLAIN_STEPS = 8, 128, 2
+"""Drafting steps before some without drafts at a new batch size, later, and how many those are. Not at the very start:
+the first steps after a prompt find other weights in the caches than the later ones, and take up to twice as long."""
 REGRET, PROBE_STEPS = 0.01, 32
 """Share of the time that probing may cost, and drafting steps of one probe."""
 OPTIMISM = 0.75
@@ -30,8 +31,9 @@ OWN_WEIGHT = 12.0
 """So many trials of its own move a request half way from the mean of all to its own mean."""
 OWN_MEMORY, MEMORY = 0.97, 0.998
 """Weight of a trial after one more, in a request's mean and in the mean of all."""
-MARGIN = 1.05
-"""Drafts have to promise so much more than standard decoding before they begin; estimates are noisy."""
+MARGIN = 1.1
+"""Drafts have to promise so much more than standard decoding before they begin: estimates are noisy, and requests whose
+drafts stand less often end later, in a batch that has become smaller by then."""
 
 
 @dataclass
@@ -59,19 +61,22 @@ class Acceptance:
 
 @dataclass
 class Turns:
-    """Steps at one batch size: all without drafts, and those with drafts since the last one without."""
+    """Steps at one batch size: those with drafts since the last ones without, and those without in a row."""
 
-    plain: int = 0
     drafting: int = 0
+    plain: int = 0
+    compared: bool = False
 
     @property
     def plain_is_due(self) -> bool:
         """Whether the next step should show what standard decoding costs."""
-        return self.plain < FIRST or self.drafting >= REFRESH
+        return self.drafting >= (REFRESH if self.compared else EARLY)
 
     def count(self, drafts: bool) -> None:
         """A step of this kind comes next."""
-        self.plain, self.drafting = (self.plain, self.drafting + 1) if drafts else (self.plain + 1, 0)
+        self.drafting, self.plain = (self.drafting + 1, 0) if drafts else (self.drafting, self.plain + 1)
+        if self.plain == PLAIN_STEPS:
+            self.drafting, self.compared = 0, True
 
 
 @dataclass

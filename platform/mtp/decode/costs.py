@@ -12,11 +12,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
-RECENT = 25
-"""Steps that the pace is the median of."""
+RECENT = 9
+"""Steps that the pace is the median of: few, since a step is compared with those around it."""
 KEPT = 9
 """Measurements of one size that its correction is the median of."""
-ROUNDS, SECONDS = 5, 2.0
+ROUNDS, SECONDS = 12, 2.0
 """A calibration measures every size so often, unless that takes longer than so many seconds."""
 
 
@@ -83,7 +83,7 @@ class StepCosts:
         return self._verify.at(tokens) * self._pace
 
     def draft(self, rows: int) -> float:
-        """Seconds of one more draft for so many requests."""
+        """Seconds of one more draft for so many requests, with its share of the decision about how many there are."""
         return self._draft.at(rows) * self._pace
 
     def fill(self, tokens: int) -> float:
@@ -105,15 +105,15 @@ class StepCosts:
 
 
 def measure(run: Callable[[int], object], sizes: Sequence[int]) -> Curve:
-    """The fastest of a few runs at each size, taken in turns, after one that warms up: what disturbs only adds."""
+    """The fastest of a few runs at each size, taken in turns: what disturbs only adds. Each follows one like it, as a
+    step does, and finds in the caches what that has left there."""
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
-    for size in sizes:
-        run(size)
     began = time.perf_counter()
     for done in range(ROUNDS):
         if done and time.perf_counter() - began > SECONDS * done / ROUNDS:
             break
         for size in sizes:
+            run(size)
             start = time.perf_counter()
             run(size)
             seconds[size].append(time.perf_counter() - start)

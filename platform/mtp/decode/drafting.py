@@ -86,7 +86,9 @@ class Drafting:
             sequence.drafts = wanted
             if wanted:
                 groups[_source(sequence)].append(sequence)
-        parts = [self._timed(self._modules, groups["modules"]), self._timed(self._draft_model, groups["draft_model"])]
+        deciding = time.perf_counter() - began
+        parts = [self._timed(self._modules, groups["modules"], deciding)]
+        parts.append(self._timed(self._draft_model, groups["draft_model"]))
         parts.append((None, [self._draft_by_lookup(sequence) for sequence in groups["lookup"]]))
         self._q = self._joined(parts)
         for place, sequence in enumerate(groups["modules"] + groups["draft_model"] + groups["lookup"]):
@@ -125,9 +127,12 @@ class Drafting:
         return wanted
 
     def _timed(
-        self, drafter: ModuleDrafter | DraftModel | None, sequences: list[Sequence]
+        self, drafter: ModuleDrafter | DraftModel | None, sequences: list[Sequence], deciding: float = 0.0
     ) -> tuple[Tensor | None, list[list[int]] | Tensor]:
-        """q (R, K, V) of the drafts, or None if all of them are certain, and their ids (R, K)."""
+        """q (R, K, V) of the drafts, or None if all of them are certain, and their ids (R, K).
+
+        `deciding`: seconds that went by until it was clear how many there are.
+        """
         if not sequences:
             return None, []
         if drafter is None:
@@ -137,7 +142,7 @@ class Drafting:
         seconds = time.perf_counter() - began
         if self._controller is not None and drafter is self._modules:
             levels = max(sequence.drafts for sequence in sequences)
-            self._controller.costs.drafted(len(sequences), levels, seconds)
+            self._controller.costs.drafted(len(sequences), levels, deciding + seconds)
         for sequence in sequences:
             sequence.stats.draft_seconds += seconds
         return drafted

@@ -23,11 +23,13 @@ struct Tokens {
   const float *cos, *sin;  // (positions, rope / 2)
 };
 
-// Buffers of N rows each, as pointers to rows.
+// Buffers of N rows each, as pointers to rows, which begin with a line.
 struct Buffer {
-  std::vector<float> values;
+  Floats values;
   std::vector<float*> at;
   float* const* rows(long count, long width) {
+    constexpr long FLOATS = LINE / sizeof(float);
+    width = (width + FLOATS - 1) / FLOATS * FLOATS;
     if ((long)values.size() < count * width) values.resize(count * width);
     if ((long)at.size() < count) at.resize(count);
     for (long n = 0; n < count; n++) at[n] = values.data() + n * width;

@@ -36,7 +36,7 @@ struct Level {
 // The slots of one pass, and what comes of them.
 struct Slots {
   std::vector<int64_t> ids, positions, rows, places;
-  std::vector<float> hidden, output, states, logits;
+  Floats hidden, output, states, logits;
 
   void clear() { ids.clear(), positions.clear(), rows.clear(), places.clear(); }
   void add(const Batch& b, int64_t row, int64_t slot, int64_t token_at) {

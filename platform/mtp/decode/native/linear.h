@@ -1,4 +1,4 @@
-// Matrix products for few rows: y[r] = W x[r], each weight read once for up to four rows.
+// Matrix products for few rows: y[r] = W x[r], each weight read once from memory and once from the cache for six rows.
 //
 // Every product x[r].w[o] is summed in one order, eight lanes along the row and then the lanes, whatever the number of
 // rows beside it and whatever the tile. So a token's numbers do not depend on its batch, to the last bit.
@@ -6,11 +6,25 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <new>
+#include <vector>
 #ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
 namespace mtp {
+
+constexpr long LINE = 64;  // bytes of a cache line
+
+// Values that begin with a line: a load of eight that crosses one takes as long as two.
+template <class T>
+struct LineAllocator {
+  typedef T value_type;
+  T* allocate(size_t n) { return (T*)::operator new(n * sizeof(T), std::align_val_t(LINE)); }
+  void deallocate(T* p, size_t) { ::operator delete(p, std::align_val_t(LINE)); }
+  bool operator==(const LineAllocator&) const = default;
+};
+typedef std::vector<float, LineAllocator<float>> Floats;
 
 typedef float v4 __attribute__((vector_size(16)));
 typedef float v8 __attribute__((vector_size(32)));
@@ -53,6 +67,18 @@ static inline float lanes(v8 s) {
   return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
+// lanes() of four at once, each summed in the same order.
+static inline v4 lanes4(v8 a, v8 b, v8 c, v8 d) {
+#ifdef __AVX2__
+  const auto half = [](v8 s) {
+    return _mm_add_ps(_mm256_castps256_ps128((__m256)s), _mm256_extractf128_ps((__m256)s, 1));
+  };
+  return (v4)_mm_hadd_ps(_mm_hadd_ps(half(a), half(b)), _mm_hadd_ps(half(c), half(d)));
+#else
+  return v4{lanes(a), lanes(b), lanes(c), lanes(d)};
+#endif
+}
+
 // A linear layer's weight: (out, in), fp32, or int8 with one scale a row (then `scale` is not null).
 struct Weight {
   const void* data;
@@ -61,34 +87,44 @@ struct Weight {
 };
 
 constexpr long AHEAD = 512;  // bytes of each row of w between what is asked for and what is used
-constexpr long LINE = 64;    // bytes of a cache line
+
+// sum[r][c] += x[r][k..k+8) * w[c][k..k+8)
+template <class T, int R, int C>
+static inline void multiply8(const float* const* x, const T* w, long in, long k, v8 sum[R][C]) {
+  v8 weights[C];
+  for (int c = 0; c < C; c++) weights[c] = load8(w + c * in + k);
+  for (int r = 0; r < R; r++) {
+    const v8 row = load8(x[r] + k);
+    for (int c = 0; c < C; c++) sum[r][c] = fma8(row, weights[c], sum[r][c]);
+  }
+}
 
 // R rows of x times C rows of w. Asks for what it reads next, at its end for the next tile's rows, where w is read for
 // the first time (`fresh`): the processor's own look-ahead begins anew at each row, which in short rows is most of them.
 template <class T, int R, int C>
 static inline void tile(const float* const* x, const T* w, long in, float total[R][C], bool fresh) {
-  constexpr long SIZE = sizeof(T);
+  constexpr long SIZE = sizeof(T), STEP = LINE / SIZE;
   const long ahead = AHEAD / SIZE < in ? AHEAD / SIZE : in;
   v8 sum[R][C] = {};
   long k = 0;
-  for (; k + 8 <= in; k += 8) {
-    if (fresh && k % (LINE / SIZE) == 0) {
+  if (fresh)
+    for (; k + STEP <= in; k += STEP) {
       const T* next = w + k + ahead + (k + ahead < in ? 0 : (C - 1) * in);
       for (int c = 0; c < C; c++) __builtin_prefetch(next + c * in);
+      for (long j = 0; j < STEP; j += 8) multiply8<T, R, C>(x, w, in, k + j, sum);
     }
-    v8 weights[C];
-    for (int c = 0; c < C; c++) weights[c] = load8(w + c * in + k);
-    for (int r = 0; r < R; r++) {
-      const v8 row = load8(x[r] + k);
-      for (int c = 0; c < C; c++) sum[r][c] = fma8(row, weights[c], sum[r][c]);
-    }
+  for (; k + 8 <= in; k += 8) multiply8<T, R, C>(x, w, in, k, sum);
+  const v8* flat = &sum[0][0];
+  float* out = &total[0][0];
+  int i = 0;
+  for (; i + 4 <= R * C; i += 4) {
+    const v4 four = lanes4(flat[i], flat[i + 1], flat[i + 2], flat[i + 3]);
+    std::memcpy(out + i, &four, sizeof four);
   }
-  for (int r = 0; r < R; r++)
-    for (int c = 0; c < C; c++) {
-      float value = lanes(sum[r][c]);
-      for (long j = k; j < in; j++) value = fma1(x[r][j], (float)w[c * in + j], value);
-      total[r][c] = value;
-    }
+  for (; i < R * C; i++) out[i] = lanes(flat[i]);
+  for (; k < in; k++)
+    for (int r = 0; r < R; r++)
+      for (int c = 0; c < C; c++) total[r][c] = fma1(x[r][k], (float)w[c * in + k], total[r][c]);
 }
 
 // How a product lands: y = value * scale[o] * factor[r], written or added.
@@ -118,12 +154,14 @@ template <class T, int R, int C>
 static inline void rows(const float* const* x, float* const* y, int row, const T* w, long in, long o, long end,
                         const Landing& landing, bool fresh) {
   o = columns<T, R, C>(x, y, row, w, in, o, end, landing, fresh);
+  o = columns<T, R, 2>(x, y, row, w, in, o, end, landing, fresh);
   columns<T, R, 1>(x, y, row, w, in, o, end, landing, fresh);
 }
 
-constexpr int ROW_CHUNK = 32;     // rows of x that stay in the second-level cache
+constexpr int ROW_CHUNK = 36;      // rows of x that stay in the second-level cache
 constexpr long COLUMN_CHUNK = 24;  // rows of w that stay in the first-level cache; every tile's width divides it
 
+// Sixteen registers hold twelve sums, and what is loaded for them without loading anything twice.
 template <class T>
 static void product(const float* const* x, float* const* y, int n, const T* w, long in, long begin, long end,
                     const Landing& landing) {
@@ -132,7 +170,9 @@ static void product(const float* const* x, float* const* y, int n, const T* w, l
     for (long o = begin; o < end; o += COLUMN_CHUNK) {
       const long stop = o + COLUMN_CHUNK < end ? o + COLUMN_CHUNK : end;
       int r = first;
-      for (; r + 4 <= last; r += 4) rows<T, 4, 3>(x + r, y + r, r, w, in, o, stop, landing, r == first);
+      for (; r + 6 <= last; r += 6) rows<T, 6, 2>(x + r, y + r, r, w, in, o, stop, landing, r == first);
+      if (last - r == 5) rows<T, 5, 2>(x + r, y + r, r, w, in, o, stop, landing, r == first);
+      if (last - r == 4) rows<T, 4, 3>(x + r, y + r, r, w, in, o, stop, landing, r == first);
       if (last - r == 3) rows<T, 3, 4>(x + r, y + r, r, w, in, o, stop, landing, r == first);
       if (last - r == 2) rows<T, 2, 6>(x + r, y + r, r, w, in, o, stop, landing, r == first);
       if (last - r == 1) rows<T, 1, 8>(x + r, y + r, r, w, in, o, stop, landing, r == first);

@@ -41,7 +41,7 @@ struct Buffers {
   Buffer x, normed, q_a, query_raw, query, latent, context, head_out, inner, inner_up, joined;
   std::vector<const float*> parts;
   std::vector<float*> places;
-  std::vector<std::vector<float>> scores;
+  std::vector<Floats> scores;
   Assignments assignments;
 };
 
@@ -124,7 +124,7 @@ static void attention(const Team& team, const Block& block, const Tokens& t, flo
   project(team, a.q, input, b.query_raw.at.data(), n, false);
   team.meet();
   prepare(team, a, t, block.pages, b);
-  std::vector<float>& mine = b.scores[team.id];
+  Floats& mine = b.scores[team.id];
   const long span = t.table_width * t.block_size;
   if ((long)mine.size() < a.heads * span) mine.resize(a.heads * span);
   std::vector<float*> scores(a.heads);
