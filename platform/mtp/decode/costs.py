@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 RECENT = 9
 """Steps that the pace is the median of: few, since a step is compared with those around it."""
+UNREAD = 64
+"""Steps that are remembered until somebody asks for a cost."""
 KEPT = 9
 """Measurements of one size that its correction is the median of."""
 ROUNDS, SECONDS = 12, 2.0
@@ -75,33 +77,43 @@ class StepCosts:
         self._verify = verify
         self._draft = draft
         self._fill = fill
+        self._unread: deque[tuple[int, float]] = deque(maxlen=UNREAD)
         self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT)
         self._pace = 1.0
 
     def verify(self, tokens: int) -> float:
         """Seconds of a target pass over so many tokens, with all that is done about its result."""
+        self._read()
         return self._verify.at(tokens) * self._pace
 
     def draft(self, rows: int) -> float:
         """Seconds of one more draft for so many requests, with its share of the decision about how many there are."""
+        self._read()
         return self._draft.at(rows) * self._pace
 
     def fill(self, tokens: int) -> float:
         """Seconds in which one module catches up with so many tokens of a prompt."""
+        self._read()
         return self._fill.at(tokens) * self._pace
 
     def verified(self, tokens: int, seconds: float) -> None:
-        """A step's pass took so long."""
-        point, ratio = self._verify.point(tokens), seconds / self._verify.calibrated(tokens)
-        self._recent.append((point, ratio / self._verify.correction(tokens)))
-        self._pace = statistics.median(value for _, value in self._recent)
-        alike = sum(other == point for other, _ in self._recent)
-        if 2 * alike <= len(self._recent):  # what most steps do is the pace; the others are measured against it
-            self._verify.observe(tokens, ratio / self._pace)
+        """A step's pass took so long. What follows from it is worked out when somebody asks for a cost."""
+        self._unread.append((tokens, seconds))
 
     def drafted(self, rows: int, levels: int, seconds: float) -> None:
         """`levels` drafts in a row, for `rows` requests at first, took so long together."""
+        self._read()
         self._draft.observe(rows, seconds / levels / self._draft.calibrated(rows) / self._pace)
+
+    def _read(self) -> None:
+        while self._unread:
+            tokens, seconds = self._unread.popleft()
+            point, ratio = self._verify.point(tokens), seconds / self._verify.calibrated(tokens)
+            self._recent.append((point, ratio / self._verify.correction(tokens)))
+            self._pace = statistics.median(value for _, value in self._recent)
+            alike = sum(other == point for other, _ in self._recent)
+            if 2 * alike <= len(self._recent):  # what most steps do is the pace; the others are measured against it
+                self._verify.observe(tokens, ratio / self._pace)
 
 
 def measure(run: Callable[[int], object], sizes: Sequence[int]) -> Curve:
