@@ -28,9 +28,6 @@ START_TIMEOUT_S = 240.0
 _LONGEST_TEMP_DIR = 40
 """Ray makes sockets below it, whose paths may hold 107 bytes."""
 
-_RAY_IS_SLOW = "timed out during startup"
-"""What `ray start` says in its log when it gives up."""
-
 Progress = Callable[[str], None]
 
 
@@ -227,7 +224,7 @@ def _wait(servers: list[_Server], on_progress: Progress) -> None:
                 log = server.log.read_text(errors="replace")
                 lines = [line for line in log.splitlines() if line.strip()]
                 what = f"ended with exit code {server.process.returncode}" if failed else "does not answer"
-                error = _SlowStartError if failed and _RAY_IS_SLOW in log else MTPError
+                error = _SlowStartError if failed and ray_head.RAY_IS_SLOW in log else MTPError
                 raise error(f"{server.name} {what}; its last words in {server.log}: {lines[-1] if lines else '-'}")
         servers = [server for server in servers if not server.is_ready()]
         time.sleep(0.2)

@@ -11,12 +11,14 @@ import psutil
 
 from cluster.ports import LOOPBACK
 from cluster.processes import launch, start_time
-from cluster.ray_head import environment, living_nodes
+from cluster.ray_head import RAY_IS_SLOW, environment, living_nodes
 from cluster.state import ClusterState, Daemon
 from mtp.config import ClusterConfig, home
 from mtp.errors import MTPError
 
 LISTED_TIMEOUT_S = 60.0
+ATTEMPTS = 3
+"""A busy machine may need more than the half minute that Ray gives a raylet."""
 
 
 def start_nodes(state: ClusterState, config: ClusterConfig) -> dict[str, Daemon]:
@@ -42,11 +44,14 @@ def _start(name: str, state: ClusterState, config: ClusterConfig) -> Daemon:
     log = home() / "logs" / f"{name}.log"
     command = [sys.executable, "-m", "cluster.ray_node", state.ray_address]
     command += [str(config.cpus_per_node), str(config.object_store_mb)]
-    process = launch(command, environment(state.token_file, state.mlflow_url), state.cluster_id, log)
-    exit_code = process.wait()
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] or ["-"]
-    if exit_code != 0:
-        raise MTPError(f"{name} ended with exit code {exit_code}; its last words in {log}: {lines[-1]}")
+    for attempt in range(ATTEMPTS):
+        process = launch(command, environment(state.token_file, state.mlflow_url), state.cluster_id, log)
+        exit_code = process.wait()
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] or ["-"]
+        if exit_code == 0:
+            break
+        if RAY_IS_SLOW not in lines[-1] or attempt + 1 == ATTEMPTS:
+            raise MTPError(f"{name} ended with exit code {exit_code}; its last words in {log}: {lines[-1]}")
     pid = int(lines[-1])
     return Daemon(pid=pid, started=start_time(pid), log=log)
 

@@ -35,14 +35,15 @@ def schedule(seed, steps, names):
 
 
 class Faults:
-    """Does them to the training of `config`, to the endpoint's replicas and to what `keeper` starts again."""
+    """Does them to the training of `config`, to the endpoint's replicas, to `node`, and to what `keeper` starts again."""
 
-    def __init__(self, seed, state, config, cable, keeper=None):
+    def __init__(self, seed, state, config, cable, keeper=None, node=None):
         self._chance = random.Random(seed + 1)
         self._state = state
         self._config = config
         self._cable = cable
         self._keeper = keeper
+        self._node = node
         self.done = []
 
     def do(self, name):
@@ -61,6 +62,9 @@ class Faults:
     def kill_gcs(self):
         """Unless it is away, since its Redis was killed just before."""
         return self._kill(self._keeper.gcs_pid) if self._keeper.whole() else "it was away"
+
+    def lose_node(self):
+        return f"lost {len(self._node.lose())} processes"
 
     def kill_redis(self):
         return f"killed {self._keeper.redis.kill()}"

@@ -61,12 +61,12 @@ class Scene:
     def train(self, name, uri=None, on_event=lambda event: None, **changes):
         return Run(self.config(name, **changes), uri or self.state.mlflow_url, on_event)
 
-    def disturbed(self, name, seed, faults, *, width, keeper=None, **changes):
-        """Train `name` under load while the faults happen; what came of it, as a Disturbed."""
-        with Cable(self.state.mlflow_url) as cable, Load(self.url, MODEL, width, pause_s=0.2, max_tokens=24) as load:
+    def disturbed(self, name, seed, faults, *, width, model=MODEL, keeper=None, node=None, **changes):
+        """Train `name` under load of `model` while the faults happen; what came of it, as a Disturbed."""
+        with Cable(self.state.mlflow_url) as cable, Load(self.url, model, width, pause_s=0.2, max_tokens=24) as load:
             time.sleep(WARM_S)
             before = footprint(self.state)
-            doer, due = Faults(seed, self.state, self.config(name, **changes), cable, keeper), list(faults)
+            doer, due = Faults(seed, self.state, self.config(name, **changes), cable, keeper, node), list(faults)
 
             def on_event(event):
                 while due and isinstance(event, StepDone) and event.step >= due[0].step:

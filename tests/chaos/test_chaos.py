@@ -18,6 +18,7 @@ from tests.chaos.clock import node_with_a_fast_clock
 from tests.chaos.faults import processes, schedule
 from tests.chaos.footprint import left_over
 from tests.chaos.keeper import Keeper
+from tests.chaos.node import FurtherNode
 from tests.serve.conftest import wait_for
 from tests.serve.load import Load
 from tests.serve.test_rollout import replica_pids
@@ -118,10 +119,10 @@ def test_a_node_whose_clock_is_hours_fast_trains_and_serves_like_any_other(scene
 
     def on_event(event):
         if isinstance(event, StepDone) and not workers:
-            workers.update(set(worker_processes()) & pids_below(raylet))
+            workers.update(set(worker_processes()) & node.pids())
 
-    with node_with_a_fast_clock(cpus=3) as raylet, scene.model("early", num_cpus=0.9):
-        replicas = set(replica_pids("early")) & pids_below(raylet)
+    with node_with_a_fast_clock(cpus=3) as node, scene.model("early", num_cpus=0.9):
+        replicas = set(replica_pids("early")) & node.pids()
         with Load(scene.url, "early", 4, max_tokens=24) as load:
             run = scene.train("early", on_event=on_event, cpus_per_worker=2)
     assert len(replicas) == 1 and len(workers) == 1, "the clock concerned nobody"
@@ -129,5 +130,13 @@ def test_a_node_whose_clock_is_hours_fast_trains_and_serves_like_any_other(scene
     assert load.faults == [] and len(set(load.texts)) == 1
 
 
-def pids_below(process):
-    return {child.pid for child in process.children(recursive=True)}
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_training_and_an_endpoint_come_through_the_loss_of_a_node_whose_place_another_takes(scene):
+    """Neither node has room for both workers or both replicas, so one of each is on the node that goes."""
+    faults = schedule(SEED, 120, ["lose_node", "kill_replica", "kill_worker"])
+    with FurtherNode(cpus=3) as node, scene.model("spread", num_cpus=2):
+        assert len(set(replica_pids("spread")) & node.pids()) == 1
+        outcome = scene.disturbed("spread", SEED, faults, width=2, model="spread", node=node)
+        assert_whole(scene, outcome)
+        wait_for(lambda: len(replica_pids("spread")) == 2, seconds=120)
