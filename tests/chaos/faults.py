@@ -35,7 +35,7 @@ def schedule(seed, steps, names):
 
 
 class Faults:
-    """Does them to the training of `config`, to the endpoint's replicas, to `node`, and to what `keeper` starts again."""
+    """Does them to the training of `config`, to the endpoint's replicas, to `node`, to what `keeper` starts again."""
 
     def __init__(self, seed, state, config, cable, keeper=None, node=None):
         self._chance = random.Random(seed + 1)
