@@ -47,17 +47,6 @@ PANELS: list[Panel] = [
             )
         ],
     ),
-    (
-        "Seconds in which reports held workers up",
-        "s",
-        [
-            (
-                "{{ray_train_run_name}} rank {{ray_train_worker_world_rank}}",
-                f"max(last_over_time(ray_train_report_total_blocked_time_s{WORKERS}[$__range]))"
-                " by (ray_train_run_name, ray_train_worker_world_rank)",
-            )
-        ],
-    ),
     ("Processors in use", "percent", [("{{ip}}", "avg(ray_node_cpu_utilization) by (ip)")]),
     ("Memory in use", "bytes", [("{{ip}}", "sum(ray_node_mem_used) by (ip)")]),
     ("Disk free", "bytes", [("{{ip}}", "min(ray_node_disk_free) by (ip)")]),
