@@ -23,6 +23,8 @@ from tests.train.test_faults import Driver
 
 ONLY_AFTER_A_FAULT = {"preempted", "resumed elsewhere"}
 """Series of counters that nothing has incremented do not exist."""
+LONGER_THAN_A_BLOCK = "def f(x):\n    return x + 1\n"
+"""So that it is looked up in the prefix cache."""
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
@@ -101,7 +103,7 @@ def test_every_panel_shows_a_line_for_a_training_and_an_endpoint_that_run(watche
 
     url = deploy(str(tmp_path / "toy"), ServeConfig(port=free_ports(1)[0], num_cpus=0.25, max_batch_size=4))
     try:
-        with Load(url, "toy", width=2):
+        with Load(url, "toy", width=2, prompt=LONGER_THAN_A_BLOCK, max_tokens=24):
             wait_for_all(watched, "serving")
     finally:
         undeploy()
