@@ -20,6 +20,7 @@ from typing import NamedTuple
 from cluster import mlflow_server, prometheus, ray_head, ray_node
 from cluster.ports import LOOPBACK, require_free
 from cluster.processes import launch, start_time, stop
+from cluster.slow_start import patiently, start_error
 from cluster.state import ClusterState, Daemon, state_file
 from mtp.config import ClusterConfig, home
 from mtp.errors import MTPError, UsageError
@@ -58,11 +59,7 @@ def up(config: ClusterConfig, on_progress: Progress = lambda text: None) -> Clus
         if config.monitoring:
             require_free({"cluster.prometheus_port": config.prometheus_port})
             prometheus.require_installed()
-        try:
-            started = _start(config, on_progress)
-        except _SlowStartError:
-            on_progress("The machine is busy: starting once more")
-            started = _start(config, on_progress)
+        started = patiently(lambda: _start(config, on_progress), on_progress)
         try:
             return _complete(started, config, on_progress)
         except BaseException:
@@ -158,7 +155,7 @@ def _complete(state: ClusterState, config: ClusterConfig, on_progress: Progress)
     """A running cluster with the nodes and the monitoring that `config` asks for, and that it may lack."""
     if any(f"node-{number}" not in state.living_nodes() for number in range(1, config.nodes + 1)):
         on_progress("Starting further nodes")
-        state = state.model_copy(update={"nodes": ray_node.start_nodes(state, config)})
+        state = state.model_copy(update={"nodes": ray_node.start_nodes(state, config, on_progress)})
         state.save()
     if config.monitoring and not (state.prometheus_url and state.daemons["prometheus"].is_running()):
         on_progress("Starting Prometheus")
@@ -209,10 +206,6 @@ class _Server(NamedTuple):
     is_ready: Callable[[], bool]
 
 
-class _SlowStartError(MTPError):
-    """Ray gives its processes a fixed half minute to start, which a busy machine may not make at first."""
-
-
 def _wait(servers: list[_Server], on_progress: Progress) -> None:
     """Until all are ready, or an MTPError that quotes the last line of one's log."""
     deadline = time.monotonic() + START_TIMEOUT_S
@@ -224,8 +217,8 @@ def _wait(servers: list[_Server], on_progress: Progress) -> None:
                 log = server.log.read_text(errors="replace")
                 lines = [line for line in log.splitlines() if line.strip()]
                 what = f"ended with exit code {server.process.returncode}" if failed else "does not answer"
-                error = _SlowStartError if failed and ray_head.RAY_IS_SLOW in log else MTPError
-                raise error(f"{server.name} {what}; its last words in {server.log}: {lines[-1] if lines else '-'}")
+                sentence = f"{server.name} {what}; its last words in {server.log}: {lines[-1] if lines else '-'}"
+                raise start_error(sentence, log if failed else "")
         servers = [server for server in servers if not server.is_ready()]
         time.sleep(0.2)
 

@@ -18,9 +18,6 @@ from mtp.config import ClusterConfig
 SERVERS = {"gcs": "gcs_server", "raylet": "raylet", "dashboard": "dashboard.py"}
 """How each server is recognised: the end of one of its first arguments."""
 
-RAY_IS_SLOW = "timed out during startup"
-"""What Ray says of a node, the head or another, that has not made its half minute to start in."""
-
 
 def command(config: ClusterConfig, temp_dir: Path) -> list[str]:
     """The command line; no secret is on it. Ports that nobody asks for are drawn, so that clusters do not collide."""

@@ -6,22 +6,23 @@ clusters do, prints its process id, and ends; the raylet stays. Run as `python -
 
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 
 import psutil
 
 from cluster.ports import LOOPBACK
 from cluster.processes import launch, start_time
-from cluster.ray_head import RAY_IS_SLOW, environment, living_nodes
+from cluster.ray_head import environment, living_nodes
+from cluster.slow_start import patiently, start_error
 from cluster.state import ClusterState, Daemon
 from mtp.config import ClusterConfig, home
 from mtp.errors import MTPError
 
 LISTED_TIMEOUT_S = 60.0
-ATTEMPTS = 3
-"""A busy machine may need more than the half minute that Ray gives a raylet."""
 
 
-def start_nodes(state: ClusterState, config: ClusterConfig) -> dict[str, Daemon]:
+def start_nodes(state: ClusterState, config: ClusterConfig, on_progress: Callable[[str], None]) -> dict[str, Daemon]:
     """As many nodes as `config` asks for: those of `state` that live, and new ones for the others, one after the other.
 
     Raises:
@@ -31,7 +32,7 @@ def start_nodes(state: ClusterState, config: ClusterConfig) -> dict[str, Daemon]
     for number in range(1, config.nodes + 1):
         name = f"node-{number}"
         if name not in nodes:
-            nodes[name] = _start(name, state, config)
+            nodes[name] = patiently(partial(_start, name, state, config), on_progress)
     deadline = time.monotonic() + LISTED_TIMEOUT_S
     while living_nodes(state) < 1 + len(nodes):  # they have joined; the dashboard sees it some seconds later
         if time.monotonic() > deadline:
@@ -44,14 +45,11 @@ def _start(name: str, state: ClusterState, config: ClusterConfig) -> Daemon:
     log = home() / "logs" / f"{name}.log"
     command = [sys.executable, "-m", "cluster.ray_node", state.ray_address]
     command += [str(config.cpus_per_node), str(config.object_store_mb)]
-    for attempt in range(ATTEMPTS):
-        process = launch(command, environment(state.token_file, state.mlflow_url), state.cluster_id, log)
-        exit_code = process.wait()
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] or ["-"]
-        if exit_code == 0:
-            break
-        if RAY_IS_SLOW not in lines[-1] or attempt + 1 == ATTEMPTS:
-            raise MTPError(f"{name} ended with exit code {exit_code}; its last words in {log}: {lines[-1]}")
+    process = launch(command, environment(state.token_file, state.mlflow_url), state.cluster_id, log)
+    exit_code = process.wait()
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] or ["-"]
+    if exit_code != 0:
+        raise start_error(f"{name} ended with exit code {exit_code}; its last words in {log}: {lines[-1]}", lines[-1])
     pid = int(lines[-1])
     return Daemon(pid=pid, started=start_time(pid), log=log)
 

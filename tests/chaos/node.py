@@ -51,7 +51,7 @@ class FurtherNode:
 
     def _kill(self):
         for pid in self.pids() if self._raylet.is_running() else ():
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError):  # it has ended with its raylet
                 os.kill(pid, signal.SIGKILL)
 
     def _replace(self):

@@ -86,9 +86,8 @@ class Drafting:
             sequence.drafts = wanted
             if wanted:
                 groups[_source(sequence)].append(sequence)
-        deciding = time.perf_counter() - began
-        parts = [self._timed(self._modules, groups["modules"], deciding)]
-        parts.append(self._timed(self._draft_model, groups["draft_model"]))
+        parts = [self._timed(self._modules, groups["modules"], began)]
+        parts.append(self._timed(self._draft_model, groups["draft_model"], time.perf_counter()))
         parts.append((None, [self._draft_by_lookup(sequence) for sequence in groups["lookup"]]))
         self._q = self._joined(parts)
         for place, sequence in enumerate(groups["modules"] + groups["draft_model"] + groups["lookup"]):
@@ -127,22 +126,21 @@ class Drafting:
         return wanted
 
     def _timed(
-        self, drafter: ModuleDrafter | DraftModel | None, sequences: list[Sequence], deciding: float = 0.0
+        self, drafter: ModuleDrafter | DraftModel | None, sequences: list[Sequence], began: float
     ) -> tuple[Tensor | None, list[list[int]] | Tensor]:
         """q (R, K, V) of the drafts, or None if all of them are certain, and their ids (R, K).
 
-        `deciding`: seconds that went by until it was clear how many there are.
+        `began`: when the work on them did; for modules the decision about how many there are is part of it.
         """
         if not sequences:
             return None, []
         if drafter is None:
             raise RuntimeError("a sequence wants a drafter that the engine does not run")
-        began = time.perf_counter()
         drafted = self._draft_by_model(drafter, sequences)
         seconds = time.perf_counter() - began
         if self._controller is not None and drafter is self._modules:
             levels = max(sequence.drafts for sequence in sequences)
-            self._controller.costs.drafted(len(sequences), levels, deciding + seconds)
+            self._controller.costs.drafted(len(sequences), levels, seconds)
         for sequence in sequences:
             sequence.stats.draft_seconds += seconds
         return drafted

@@ -39,8 +39,6 @@ struct Pass {
 
 struct Buffers {
   Buffer x, normed, q_a, query_raw, query, latent, context, head_out, inner, inner_up, joined;
-  std::vector<const float*> parts;
-  std::vector<float*> places;
   std::vector<Floats> scores;
   Assignments assignments;
 };
