@@ -71,3 +71,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _http_exception(_: Request, error: HTTPException) -> JSONResponse:
         return APIError(error.status_code, str(error.detail)).response()
+
+    @app.exception_handler(Exception)
+    async def _own_error(_: Request, error: Exception) -> JSONResponse:
+        """A fault of ours; Starlette raises it again when this is sent, and Ray Serve logs it."""
+        message = f"the gateway has failed at this request ({type(error).__name__}); its log tells more"
+        return APIError(500, message, code="internal_error").response()

@@ -8,23 +8,29 @@ falls silent, without even a heartbeat (heartbeat.py), counts as dead. Knows no 
 
 import asyncio
 import dataclasses
+import logging
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-import grpc
-from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.exceptions import RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
+from tenacity import AsyncRetrying, RetryError, retry_if_exception, stop_after_attempt, wait_exponential
 
 from mtp.decode import DecodeStats, Request, StepOutput
+from mtp.errors import MTPError
 from serve.errors import APIError
 from serve.heartbeat import SILENCE_LIMIT_S
 from serve.serving_engine import EngineStoppedError
 
+logger = logging.getLogger("mtp.gateway")
 MAX_REPLICAS_LOST = 3
 """A request that has seen so many replicas die is suspected of killing them."""
+PAUSE_S = 0.1
+"""Before a request that no replica had taken is sent once more, then twice as long: the router may not know yet which
+of them is gone."""
 CANCELLED_TOO_S = 0.5
 """How much later than a call of its own a task may be cancelled, when a client has left and Ray Serve cancels both."""
 
@@ -72,23 +78,20 @@ class RemoteEngine:
             await steps.aclose()
 
     async def _open(self, attempt: "_Attempt") -> None:
-        lost = None
-        for _ in range(MAX_REPLICAS_LOST):
-            try:
-                await attempt.open()
-                return
-            except BackPressureError:
-                message = "as many requests are waiting for this model as may; try again later"
-                raise APIError(429, message, code="overloaded", retry_after=1) from None
-            except DeploymentUnavailableError:
-                raise APIError(503, "no replica of this model is running", code="unavailable", retry_after=5) from None
-            except _LOST_BEFORE_IT_BEGAN as error:
-                lost = error
-                attempt.close()
-            except BaseException:  # refused, or nobody waits any more: the client has left, or its time is over
-                attempt.close()
-                raise
-        raise EngineStoppedError("replicas die while they take this request") from lost
+        tries = AsyncRetrying(
+            retry=retry_if_exception(_tells_of_a_loss),
+            stop=stop_after_attempt(MAX_REPLICAS_LOST),
+            wait=wait_exponential(PAUSE_S),
+        )
+        try:
+            await tries(attempt.open)
+        except BackPressureError:
+            message = "as many requests are waiting for this model as may; try again later"
+            raise APIError(429, message, code="overloaded", retry_after=1) from None
+        except DeploymentUnavailableError:
+            raise APIError(503, "no replica of this model is running", code="unavailable", retry_after=5) from None
+        except RetryError as error:
+            raise EngineStoppedError("replicas die while they take this request") from error
 
     async def _steps(self, attempt: "_Attempt") -> AsyncGenerator[list[StepOutput], None]:
         lost = 0
@@ -100,7 +103,9 @@ class RemoteEngine:
                         if steps and steps[-1].finish_reason is not None:
                             return
                     raise EngineStoppedError("a replica ended a request without its last token")
-                except _LOST as error:
+                except Exception as error:
+                    if not _tells_of_a_loss(error):
+                        raise
                     lost += 1
                     attempt.close()
                     if lost >= MAX_REPLICAS_LOST:
@@ -112,14 +117,18 @@ class RemoteEngine:
             attempt.close()
 
 
-_LOST = (EngineStoppedError, RayError, RayServeException, grpc.RpcError)
-"""A replica that dies is told of in many ways: a dead or unreachable actor, a crashed worker, a lost object, a request
-that was cancelled or failed "upstream", a broken stream. What the engine raises of a request comes as it is
-(`_as_raised`).
-"""
+def _tells_of_a_loss(error: BaseException) -> bool:
+    """Whether a replica was lost, so that the request goes to another one.
 
-_LOST_BEFORE_IT_BEGAN = (*_LOST, RuntimeError)
-"""Ray Serve's router has a bare RuntimeError for a connection that breaks before the replica's first word."""
+    A refusal is an error of ours, or one of Ray Serve's two; a loss is told of in more ways than could be named: a dead
+    or unreachable actor, a request that was cancelled or failed "upstream", a broken stream, a channel that the router
+    has just closed, a bare RuntimeError where a connection breaks before its first word. With a list of such errors,
+    one that it lacked was an answer of 500 while another replica was free.
+    """
+    if not isinstance(error, Exception) or isinstance(error, MTPError | BackPressureError | DeploymentUnavailableError):
+        return False
+    logger.warning("a replica was lost under a request: %s: %s", type(error).__name__, str(error)[:300])
+    return True
 
 
 class _Attempt:
@@ -142,10 +151,15 @@ class _Attempt:
         self._response: Any = None
 
     async def open(self) -> None:
-        self._response = self._handle.remote(self._request)
-        async with _as_raised():
-            if await anext(aiter(self._response), None) is None:
-                raise EngineStoppedError("a replica ended a request before it had begun")
+        """Returns when a replica has taken the request; may be called again after it has failed."""
+        try:
+            self._response = self._handle.remote(self._request)
+            async with _as_raised():
+                if await anext(aiter(self._response), None) is None:
+                    raise EngineStoppedError("a replica ended a request before it had begun")
+        except BaseException:  # lost, refused, or nobody waits any more: the client has left, or its time is over
+            self.close()
+            raise
 
     async def steps(self) -> AsyncIterator[list[StepOutput]]:
         """What the replica sends, without its heartbeats."""

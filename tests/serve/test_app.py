@@ -11,7 +11,7 @@ from serve.service import Service
 
 def ask(app, method, path, **options):
     async def send():
-        transport = httpx.ASGITransport(app=app)
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.request(method, path, **options)
 
@@ -53,6 +53,16 @@ def test_pages_of_named_origins_alone_are_let_in(app):
     assert allowed.headers["access-control-allow-origin"] == "https://example.com"
     other = ask(app, "GET", "/health", headers={"Origin": "https://evil.example"})
     assert "access-control-allow-origin" not in other.headers
+
+
+def test_a_fault_of_the_gateway_is_told_by_its_type_and_without_its_words(tmp_path, monkeypatch):
+    def broken():
+        raise KeyError("a secret")
+
+    monkeypatch.setenv("MTP_HOME", str(tmp_path))
+    answer = ask(create_app(broken, Settings), "GET", "/ready")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+    assert "KeyError" in answer.text and "secret" not in answer.text
 
 
 def test_every_request_is_logged_with_an_id_and_without_its_prompt(app, caplog):

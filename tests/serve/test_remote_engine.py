@@ -136,6 +136,9 @@ LOSSES = {
     "a cancellation that the replica sends": asyncio.CancelledError(),
     "an engine that has stopped, over gRPC": EngineStoppedError("stopped"),
     "an engine that has stopped, over Ray's calls": RayTaskError("generate", "...", EngineStoppedError("stopped")),
+    "a channel that the router has closed": grpc.aio.UsageError("Channel is closed."),
+    "a connection that breaks before the first word": RuntimeError("Unexpected error (UNAVAILABLE)"),
+    "an error that nobody has thought of": KeyError("replica"),
 }
 
 
@@ -146,10 +149,7 @@ def test_whatever_tells_of_a_loss_the_request_goes_on(loss):
     assert emitted(handle) == [(), (5,)]
 
 
-BEFORE = {**LOSSES, "a connection that breaks before the first word": RuntimeError("Unexpected error (UNAVAILABLE)")}
-
-
-@pytest.mark.parametrize("loss", BEFORE.values(), ids=BEFORE)
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_whatever_tells_of_a_loss_before_it_has_begun_the_request_is_given_to_another(loss):
     handle = Handle([loss], [TAKEN, step(6, finish_reason="length")])
     assert told(handle) == ([[6]], 0)
@@ -168,6 +168,12 @@ def test_what_the_engine_refuses_is_refused_in_its_words_and_asked_of_no_other(r
         told(handle)
     assert type(raised.value) is UsageError
     assert str(raised.value) == "min_p is 7"
+
+
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
+def test_a_refusal_after_it_has_begun_is_no_loss_either(refusal):
+    with pytest.raises(UsageError):
+        told(Handle([TAKEN, step(5), refusal]))
 
 
 def test_a_full_queue_is_told_as_such():
