@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ray.util.metrics import Counter, Gauge
+from ray.util.metrics import Gauge
 
 from mtp.decode import StepOutput
+from serve.counter import Counter
 
 WINDOW_S = 10.0
 """Rates are of the last so many seconds."""
@@ -64,6 +65,8 @@ class EngineMetrics:
         self._per_step = Gauge("mtp_tokens_per_step", "Tokens emitted a target pass, of the last steps.", LABELS)
         self._known = EngineState()
         self._published = 0.0
+        for counter in (self._drafts, self._drafted, self._accepted, self._generated):
+            counter.inc(0, self._label)
 
     def step(self, outputs: list[StepOutput], *, idle: bool = False) -> None:
         """Count what an engine's step brought; `idle` when no work is left after it."""
@@ -78,8 +81,7 @@ class EngineMetrics:
         tokens = sum(len(output.tokens) for output in outputs)
         if outputs:
             self._steps.append((time.monotonic(), tokens, len(outputs)))
-        if tokens:
-            self._generated.inc(tokens, self._label)
+        self._generated.inc(tokens, self._label)
         for output in outputs:
             if output.stats is not None and output.stats.drafted_per_position:
                 self._count_drafts(output)
@@ -105,9 +107,7 @@ class EngineMetrics:
         self._per_step.set(self.load()["tokens_per_step"], self._label)
         totals = {"preemptions": self._preemptions, "prefix_queries": self._queries, "prefix_hits": self._hits}
         for name, counter in totals.items():
-            more = getattr(state, name) - getattr(self._known, name)
-            if more > 0:
-                counter.inc(more, self._label)
+            counter.inc(max(getattr(state, name) - getattr(self._known, name), 0), self._label)
         self._known = state
 
     def _count_drafts(self, output: StepOutput) -> None:
@@ -117,11 +117,9 @@ class EngineMetrics:
         drafted, accepted = stats.drafted_per_position, stats.accepted_per_position
         self._drafts.inc(drafted[0], self._label)
         self._drafted.inc(sum(drafted), self._label)
-        if any(accepted):
-            self._accepted.inc(sum(accepted), self._label)
+        self._accepted.inc(sum(accepted), self._label)
         for position, count in enumerate(accepted, start=1):
-            if count:
-                self._by_position.inc(count, {**self._label, "position": str(position)})
+            self._by_position.inc(count, {**self._label, "position": str(position)})
         for drafts, (steps, deeper) in enumerate(zip(drafted, [*drafted[1:], 0], strict=True), start=1):
             if steps > deeper:
                 self._chosen.inc(steps - deeper, {**self._label, "drafts": str(drafts)})

@@ -97,6 +97,7 @@ class Gateway:
     async def _meet(self, route: Route) -> ServedModel:
         handle = serve.get_deployment_handle(ENGINE_DEPLOYMENT, route.app)
         description = await handle.describe.remote()
+        self.service.metrics.serves(route.name, route.uri)
         resumed = partial(self.service.metrics.resumed, route.name, route.uri)
         engine = RemoteEngine(handle, on_resume=resumed, seeds=description.engine == "native")
         return ServedModel(route.name, route.app, route.config, description, engine, route.card)

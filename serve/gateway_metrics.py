@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 
-from ray.util.metrics import Counter, Gauge, Histogram
+from ray.util.metrics import Gauge, Histogram
 
 from serve.choices import Choice
+from serve.counter import Counter
 from serve.errors import APIError
 
 SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300]
@@ -38,6 +39,14 @@ class GatewayMetrics:
         self._resumed = Counter("mtp_requests_resumed", "Requests that went on on another replica.", LABELS)
         self._count: dict[tuple[str, str], int] = {}
 
+    def serves(self, name: str, uri: str) -> None:
+        """A version is served now: nothing of it has been counted yet."""
+        label = {"model_name": name, "model_uri": uri}
+        for counter in (self._prompt, self._completion, self._resumed):
+            counter.inc(0, label)
+        for outcome in ("ok", "refused", "error", "cancelled"):
+            self._requests.inc(0, {**label, "outcome": outcome})
+
     def answered(self, path: str, status: int) -> None:
         """One HTTP answer; `path` is a route, never what a client made up."""
         self._answers.inc(1, {"path": path, "status": str(status)})
@@ -52,8 +61,7 @@ class GatewayMetrics:
         began, outcome = time.monotonic(), "ok"
         label = {"model_name": name, "model_uri": uri}
         self._change((name, uri), 1)
-        if tokens := sum(len(choice.prompt) for choice in choices):
-            self._prompt.inc(tokens, label)
+        self._prompt.inc(sum(len(choice.prompt) for choice in choices), label)
         try:
             yield
         except APIError as error:

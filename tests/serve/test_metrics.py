@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.dashboard import FOLDER, dashboard
+from serve.counter import Counter
 from serve.metrics_page import joined
 from tests.serve.conftest import value_of, wait_for
 
@@ -42,6 +43,21 @@ def test_pages_of_several_nodes_are_joined_family_by_family():
     one = '# HELP ray_mtp_a A.\n# TYPE ray_mtp_a counter\nray_mtp_a{n="1"} 1\nray_other 3\n'
     two = '# HELP ray_mtp_a A.\n# TYPE ray_mtp_a counter\nray_mtp_a{n="2"} 2\n'
     assert joined([one, two]) == ["# HELP mtp_a A.", "# TYPE mtp_a counter", 'mtp_a{n="1"} 1', 'mtp_a{n="2"} 2']
+
+
+def test_what_has_not_happened_is_counted_as_nothing(client):
+    """A rate of a series that begins with its first event does not show that event, nor an alert a lack of them."""
+
+    def counted():
+        page = client.get("/metrics").text
+        return re.search(r"^mtp_requests_resumed_total{.*} 0\.0$", page, re.M)
+
+    wait_for(counted, seconds=60)
+
+
+def test_a_counter_does_not_go_back():
+    with pytest.raises(ValueError, match="cannot go back"):
+        Counter("mtp_nothing", "Nothing.").inc(-1)
 
 
 def test_tokens_and_drafts_of_a_request_show_in_the_metrics(client):
