@@ -86,8 +86,11 @@ class VLLMServer:
         return httpx.Client(transport=transport, base_url="http://vllm", timeout=timeout_s)
 
     def async_client(self) -> httpx.AsyncClient:
-        """Of the server, for an event loop; it waits as long as an answer takes, and counts no connections."""
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        """Of the server, for an event loop; it waits as long as an answer takes, and counts no connections.
+
+        Each request has its own: the server closes one that has been idle for a while, and might while it is taken up.
+        """
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         transport = httpx.AsyncHTTPTransport(uds=str(self._socket), limits=limits)
         return httpx.AsyncClient(transport=transport, base_url="http://vllm", timeout=None)
 

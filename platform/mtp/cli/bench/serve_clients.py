@@ -89,11 +89,14 @@ async def stream_once(
         **asked,
     }
     last, first, tail = time.perf_counter(), True, b""
-    async with client.stream("POST", "/v1/completions", json=body) as response:
-        async for chunk in response.aiter_raw():
-            now = time.perf_counter()
-            (waits.first if first else waits.between).append(now - last)
-            last, first, tail = now, False, (tail + chunk)[-32:]
+    try:
+        async with client.stream("POST", "/v1/completions", json=body) as response:
+            async for chunk in response.aiter_raw():
+                now = time.perf_counter()
+                (waits.first if first else waits.between).append(now - last)
+                last, first, tail = now, False, (tail + chunk)[-32:]
+    except httpx.TransportError as error:
+        raise MTPError(f"a server of the benchmark, {client.base_url}, broke a stream off: {error!r}") from None
     if response.status_code != httpx.codes.OK or b"[DONE]" not in tail:
         raise MTPError(f"a stream of the benchmark ended early with status {response.status_code}: {tail!r}")
 
