@@ -65,6 +65,8 @@ class EngineMetrics:
         self._per_step = Gauge("mtp_tokens_per_step", "Tokens emitted a target pass, of the last steps.", LABELS)
         self._known = EngineState()
         self._published = 0.0
+        self._tokens = self._tokens_told = 0
+        """Told of when the rest is: Ray's counters let go of the interpreter, and a step may have to wait for it."""
         for counter in (self._drafts, self._drafted, self._accepted, self._generated):
             counter.inc(0, self._label)
 
@@ -77,11 +79,11 @@ class EngineMetrics:
             self.publish()
 
     def count(self, outputs: list[StepOutput]) -> None:
-        """Count it alone, where something else publishes."""
+        """Count it alone; it shows when something publishes."""
         tokens = sum(len(output.tokens) for output in outputs)
         if outputs:
             self._steps.append((time.monotonic(), tokens, len(outputs)))
-        self._generated.inc(tokens, self._label)
+        self._tokens += tokens
         for output in outputs:
             if output.stats is not None and output.stats.drafted_per_position:
                 self._count_drafts(output)
@@ -105,6 +107,9 @@ class EngineMetrics:
         for name, gauge in self._gauges.items():
             gauge.set(float(getattr(state, name)), self._label)
         self._per_step.set(self.load()["tokens_per_step"], self._label)
+        tokens = self._tokens
+        self._generated.inc(tokens - self._tokens_told, self._label)
+        self._tokens_told = tokens
         totals = {"preemptions": self._preemptions, "prefix_queries": self._queries, "prefix_hits": self._hits}
         for name, counter in totals.items():
             counter.inc(max(getattr(state, name) - getattr(self._known, name), 0), self._label)
