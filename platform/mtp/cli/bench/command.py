@@ -40,7 +40,9 @@ def train(
     platform: Annotated[bool, typer.Option("--platform", help="The whole platform against bare loops alone.")] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="Tiny sizes: does the benchmark run?")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
-    rounds: Annotated[int, typer.Option(help="Rounds after the warm-up.", min=1)] = ROUNDS,
+    rounds: Annotated[
+        int | None, typer.Option(help=f"Rounds after the warm-up; {ROUNDS}, of the platform {PLATFORM_ROUNDS}.", min=1)
+    ] = None,
 ) -> None:
     """The training step, the loss' memory, and the whole platform, each against its peers; options choose parts."""
     from mtp.cli.bench import machine
@@ -49,7 +51,8 @@ def train(
     from mtp.cli.bench.train_platform import bench_platform
 
     require_folder(json_file)
-    rounds = SMOKE_ROUNDS if smoke else rounds
+    step_rounds = SMOKE_ROUNDS if smoke else rounds or ROUNDS
+    platform_rounds = 1 if smoke else rounds or PLATFORM_ROUNDS
     everything = not (model_only or memory or platform)
     contestants: list[dict[str, Any] | Measured] = []
     ratios: list[Ratio] = []
@@ -58,7 +61,7 @@ def train(
         if model_only or everything:
             measured, found = bench_model_step(
                 SMOKE if smoke else StepSize(),
-                rounds,
+                step_rounds,
                 limits["matmul_flops"],
                 in_words(tell),
             )
@@ -73,13 +76,13 @@ def train(
         with ray_session(), telling("Starting the platform") as tell:
             runs, found = bench_platform(
                 smoke,
-                1 if smoke else min(rounds, PLATFORM_ROUNDS),
+                platform_rounds,
                 PLATFORM_SMOKE_STEPS if smoke else PLATFORM_STEPS,
                 in_words(tell),
             )
         contestants += runs
         ratios += found
-    finish(contestants, ratios, limits, rounds, json_file)
+    finish(contestants, ratios, limits, platform_rounds if platform and not model_only else step_rounds, json_file)
 
 
 def data(
