@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from mtp.errors import UsageError
 
@@ -71,6 +72,11 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _http_exception(_: Request, error: HTTPException) -> JSONResponse:
         return APIError(error.status_code, str(error.detail)).response()
+
+    @app.exception_handler(ClientDisconnect)
+    async def _left(_: Request, error: ClientDisconnect) -> JSONResponse:
+        """Nobody reads it, but the log has a status that is not a fault of ours."""
+        return APIError(400, "the client left before its body had come").response()
 
     @app.exception_handler(Exception)
     async def _own_error(_: Request, error: Exception) -> JSONResponse:

@@ -82,6 +82,7 @@ class RemoteEngine:
             retry=retry_if_exception(_tells_of_a_loss),
             stop=stop_after_attempt(MAX_REPLICAS_LOST),
             wait=wait_exponential(PAUSE_S),
+            after=lambda state: _log_loss(state.outcome.exception() if state.outcome else None),
         )
         try:
             await tries(attempt.open)
@@ -107,6 +108,7 @@ class RemoteEngine:
                     if not _tells_of_a_loss(error):
                         raise
                     lost += 1
+                    _log_loss(error)
                     attempt.close()
                     if lost >= MAX_REPLICAS_LOST:
                         raise EngineStoppedError(f"{lost} replicas died under this request") from error
@@ -125,10 +127,12 @@ def _tells_of_a_loss(error: BaseException) -> bool:
     has just closed, a bare RuntimeError where a connection breaks before its first word. With a list of such errors,
     one that it lacked was an answer of 500 while another replica was free.
     """
-    if not isinstance(error, Exception) or isinstance(error, MTPError | BackPressureError | DeploymentUnavailableError):
-        return False
+    refusals = MTPError | BackPressureError | DeploymentUnavailableError
+    return isinstance(error, Exception) and not isinstance(error, refusals)
+
+
+def _log_loss(error: BaseException | None) -> None:
     logger.warning("a replica was lost under a request: %s: %s", type(error).__name__, str(error)[:300])
-    return True
 
 
 class _Attempt:

@@ -44,6 +44,9 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, noted)
+        except Exception:  # Starlette answers it further out
+            status = status or 500
+            raise
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self._answered(route, status)

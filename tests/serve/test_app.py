@@ -1,6 +1,8 @@
 """The application without a cluster: what it answers while nothing is served, and with CORS allowed."""
 
 import asyncio
+import json
+import logging
 
 import httpx
 import pytest
@@ -55,20 +57,39 @@ def test_pages_of_named_origins_alone_are_let_in(app):
     assert "access-control-allow-origin" not in other.headers
 
 
-def test_a_fault_of_the_gateway_is_told_by_its_type_and_without_its_words(tmp_path, monkeypatch):
-    def broken():
+class Broken(dict):
+    """Models that nobody can ask for."""
+
+    def __len__(self):
         raise KeyError("a secret")
 
+
+def test_a_fault_of_the_gateway_is_told_by_its_type_without_its_words_and_counts_as_one(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("MTP_HOME", str(tmp_path))
-    answer = ask(create_app(broken, Settings), "GET", "/ready")
+    service, settings = Service(), Settings()
+    service.models = Broken()
+    with caplog.at_level(logging.INFO, logger="mtp.access"):
+        answer = ask(create_app(lambda: service, lambda: settings), "GET", "/ready")
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
     assert "KeyError" in answer.text and "secret" not in answer.text
+    assert json.loads(caplog.records[-1].message)["status"] == 500
+
+
+def test_a_client_that_leaves_before_its_body_has_come_is_no_fault_of_the_gateway(app, caplog):
+    scope = {"type": "http", "method": "POST", "path": "/tokenize", "headers": [], "query_string": b""}
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(_):
+        pass
+
+    with caplog.at_level(logging.INFO, logger="mtp.access"):
+        asyncio.run(app(scope, receive, send))
+    assert json.loads(caplog.records[-1].message)["status"] == 400
 
 
 def test_every_request_is_logged_with_an_id_and_without_its_prompt(app, caplog):
-    import json
-    import logging
-
     with caplog.at_level(logging.INFO, logger="mtp.access"):
         ask(app, "POST", "/v1/completions", json={"prompt": "a secret", "model": "m"})
     entry = json.loads(caplog.records[-1].message)
