@@ -90,7 +90,6 @@ def test_the_share_of_drafts_that_a_number_of_tokens_asks_for():
             ["train", "--platform"],
             {
                 "platform_vs_bare_loop",
-                "platform_vs_loop_in_ray_train",
                 "workers_2_vs_1",
                 "workers_2_vs_1_same_batch",
                 "zero_1_vs_0",
@@ -114,6 +113,25 @@ def test_the_platforms_benchmarks_run_in_their_smallest_form(tmp_path, command, 
     if "--platform" in command:
         stages = [entry for entry in report["contestants"] if entry["name"].startswith("start-up: ")]
         assert len(stages) == 3 and all(stage["median"] >= 0 for stage in stages)
+        peaks = {one["name"]: one["median"] for one in report["contestants"] if one["name"].startswith("peak memory")}
+        assert peaks["peak memory: this process"] > 100 << 20
+        assert peaks["peak memory: ray::RayTrainWorker"] > 100 << 20
+
+
+@pytest.mark.long
+def test_bench_growth_smoke_fits_every_exponent_and_draws_them(tmp_path):
+    path, figure = tmp_path / "report.json", tmp_path / "growth.png"
+    command = [sys.executable, "-c", "from mtp.cli import main; main()", "bench", "growth", "--smoke"]
+    command += ["--json", str(path), "--figure", str(figure)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr
+    found = {one["name"]: one["detail"] for one in json.loads(path.read_text())["contestants"]}
+    curves = {name: detail for name, detail in found.items() if "exponent" in detail}
+    assert {name.rsplit(" by ", 1)[1] for name in curves} == {
+        "rows", "tokens of a row", "horizons", "batch", "tokens of the prompt", "MB of text", "workers of a thread",
+    }  # fmt: skip
+    assert all(len(one["sizes"].split()) == len(one["seconds"].split()) >= 2 for one in curves.values())
+    assert figure.stat().st_size > 10_000
 
 
 @pytest.mark.long
@@ -139,6 +157,6 @@ def test_bench_serve_smoke_writes_the_ratios_by_their_names(tmp_path):
     names = {f"{ratio}_c{clients}" for ratio in ("http_vs_engine", "mtp_vs_standard") for clients in (1, 4, 16)}
     assert {ratio["name"] for ratio in report["ratios"]} == names
     assert all("first ms p50/p99" in one["detail"] for one in report["contestants"] if one["name"].startswith("HTTP"))
-    rows = [one["name"].split(",")[0] for one in report["contestants"]]
+    rows = [one["name"].split(",")[0] for one in report["contestants"] if not one["name"].startswith("peak memory")]
     assert rows[-6:] == ["Ray Serve alone", *["open loop"] * 4, "vllm"]
     assert (tmp_path / "latency.png").stat().st_size > 10_000

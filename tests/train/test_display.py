@@ -15,7 +15,7 @@ STEP = StepDone(
     },
     eta_s=125.0,
 )  # fmt: skip
-READY = WorkerReady(0, 2, "node", "gloo", "0.19.8", 1, "float32", "cpu", 1, 8)
+READY = WorkerReady(0, 2, "node", 1234, "gloo", "0.19.8", 1, "float32", "cpu", 1, 8)
 EVALUATED = Evaluated(20, {"eval/ppl": 12.5, "eval/loss_h1": 2.5, "eval/loss_h2": 3.0, "eval/agreement_h2": 0.7})
 
 

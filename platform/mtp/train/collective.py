@@ -23,8 +23,9 @@ def from_rank_zero(value: Any) -> Any:
 
 def gathered(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
     """Every rank's `value`, by rank, on every rank; through `group` of all ranks instead of the usual one."""
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value, group=group)
+    values: list[Any] = [value] * dist.get_world_size()
+    if len(values) > 1:
+        dist.all_gather_object(values, value, group=group)
     return values
 
 

@@ -11,6 +11,8 @@ class WorkerReady:
     rank: int
     world: int
     node: str
+    pid: int
+    """Of the rank's process on that node."""
     backend: str
     deepspeed: str
     """DeepSpeed's version."""

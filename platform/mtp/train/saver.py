@@ -53,9 +53,10 @@ class CheckpointSaver:
         self._tell = tell
         self._settle = settle
         self._stamp = newest_stamp(filesystem, run_folder) if rank == 0 else 0
-        # The thread's exchanges must not mix with those of the steps: a group of its own.
+        # The thread's exchanges must not mix with those of the steps: a group of its own, where there are others.
         # It may wait long for a slow upload; a rank that hangs is found by the steps.
-        self._group = dist.new_group(backend="gloo", timeout=_LONGEST_UPLOAD)
+        alone = dist.get_world_size() == 1
+        self._group = None if alone else dist.new_group(backend="gloo", timeout=_LONGEST_UPLOAD)
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 

@@ -3,6 +3,7 @@
 Ray Train has made the process group. Reads like a table of contents; each part lives in a module of its own.
 """
 
+import os
 import socket
 import time
 from dataclasses import dataclass
@@ -151,6 +152,7 @@ class _Worker:
                 rank=self.rank,
                 world=self.world,
                 node=socket.gethostname(),
+                pid=os.getpid(),
                 backend=self.engine.backend,
                 deepspeed=self.engine.version,
                 zero_stage=self.engine.zero_stage,

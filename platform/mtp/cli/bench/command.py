@@ -7,6 +7,7 @@ import typer
 
 from mtp.cli.bench.decode_command import decode
 from mtp.cli.bench.harness import Measured, in_words
+from mtp.cli.bench.memory_watch import watching_memory
 from mtp.cli.bench.report import BenchReport, Ratio, contestant_entry
 from mtp.cli.progress import telling
 from mtp.cli.session import ray_session
@@ -15,6 +16,7 @@ from mtp.errors import UsageError
 ROUNDS, SMOKE_ROUNDS = 5, 2
 PLATFORM_ROUNDS = 3
 """At most: every run of the platform starts workers anew."""
+GROWTH_ROUNDS = 3
 PLATFORM_STEPS, PLATFORM_SMOKE_STEPS = 48, 6
 
 
@@ -26,6 +28,7 @@ def register(app: typer.Typer) -> None:
     group.command("data")(data)
     group.command("decode")(decode)
     group.command("serve")(serve)
+    group.command("growth")(growth)
     group.command("page")(page)
     app.add_typer(group, name="bench")
 
@@ -36,7 +39,7 @@ def _group() -> None:
 
 def train(
     model_only: Annotated[bool, typer.Option("--model-only", help="The model's training step alone.")] = False,
-    memory: Annotated[bool, typer.Option("--memory", help="The loss' peak memory alone.")] = False,
+    loss_memory: Annotated[bool, typer.Option("--memory", help="The loss' peak memory alone.")] = False,
     platform: Annotated[bool, typer.Option("--platform", help="The whole platform against bare loops alone.")] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="Tiny sizes: does the benchmark run?")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
@@ -53,10 +56,10 @@ def train(
     require_folder(json_file)
     step_rounds = SMOKE_ROUNDS if smoke else rounds or ROUNDS
     platform_rounds = 1 if smoke else rounds or PLATFORM_ROUNDS
-    everything = not (model_only or memory or platform)
+    everything = not (model_only or loss_memory or platform)
     contestants: list[dict[str, Any] | Measured] = []
     ratios: list[Ratio] = []
-    with telling("Measuring the machine's limits") as tell:
+    with watching_memory() as memory, telling("Measuring the machine's limits") as tell:
         limits = machine.limits()
         if model_only or everything:
             measured, found = bench_model_step(
@@ -67,21 +70,19 @@ def train(
             )
             contestants += measured
             ratios += found
-        if memory or everything:
+        if loss_memory or everything:
             tell("Memory of the loss")
             entries, found = bench_loss_memory(smoke)
             contestants += entries
             ratios += found
-    if platform or everything:
-        with ray_session(), telling("Starting the platform") as tell:
-            runs, found = bench_platform(
-                smoke,
-                platform_rounds,
-                PLATFORM_SMOKE_STEPS if smoke else PLATFORM_STEPS,
-                in_words(tell),
-            )
-        contestants += runs
-        ratios += found
+        if platform or everything:
+            tell("Starting the platform")
+            steps = PLATFORM_SMOKE_STEPS if smoke else PLATFORM_STEPS
+            with ray_session():
+                runs, found = bench_platform(smoke, platform_rounds, steps, in_words(tell))
+            contestants += runs
+            ratios += found
+    contestants += memory.entries()
     finish(contestants, ratios, limits, platform_rounds if platform and not model_only else step_rounds, json_file)
 
 
@@ -98,7 +99,7 @@ def data(
 
     require_folder(json_file)
     rounds = SMOKE_ROUNDS if smoke else rounds
-    with telling("Measuring the machine's limits") as tell:
+    with watching_memory() as memory, telling("Measuring the machine's limits") as tell:
         limits = machine.limits()
         tell("Starting Ray")
         with ray_session():
@@ -107,7 +108,7 @@ def data(
             if not prepare:
                 tell("Training the quickstart's model")
                 ratios.append(bench_data_wait(smoke, PLATFORM_SMOKE_STEPS if smoke else PLATFORM_STEPS))
-    finish([*measured], ratios, limits, rounds, json_file)
+    finish([*measured, *memory.entries()], ratios, limits, rounds, json_file)
 
 
 def serve(
@@ -135,7 +136,7 @@ def serve(
     require_folder(figure, "--figure")
     rounds = SMOKE_ROUNDS if smoke else rounds
     folder = fetch_model(model_uri, registry())
-    with telling("Measuring the machine's limits") as tell:
+    with watching_memory() as memory, telling("Measuring the machine's limits") as tell:
         limits = machine.limits()
         tell("Starting Ray and the endpoint")
         with ray_session():
@@ -151,8 +152,32 @@ def serve(
     missing = {"name": "vllm", "unit": "tokens/s", "median": None, "detail": {"missing": absent}}
     if figure is not None:
         latency_figure(found.points).savefig(figure, dpi=120)
-    others = [*found.others, *([] if vllm_python else [missing])]
+    others = [*found.others, *([] if vllm_python else [missing]), *memory.entries()]
     finish([*found.contestants, *others], found.ratios, limits, rounds, json_file)
+
+
+def growth(
+    smoke: Annotated[bool, typer.Option("--smoke", help="Tiny sizes: does the benchmark run?")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds after the warm-up.", min=1)] = GROWTH_ROUNDS,
+    figure: Annotated[Path | None, typer.Option(help="Draw every curve into this PNG.")] = None,
+) -> None:
+    """How costs grow with rows, lengths, horizons, batch, prompt, text and workers: exponents, fitted."""
+    from mtp.cli.bench import growth_curves, machine
+    from mtp.cli.bench.growth import growth_figure
+
+    require_folder(json_file)
+    require_folder(figure, "--figure")
+    rounds = SMOKE_ROUNDS if smoke else rounds
+    sizes = growth_curves.SMOKE if smoke else growth_curves.GrowthSizes()
+    with watching_memory() as memory, telling("Measuring the machine's limits") as tell:
+        limits = machine.limits()
+        tell("Starting Ray")
+        with ray_session():
+            found = list(growth_curves.curves(sizes, smoke, rounds, in_words(tell)))
+    if figure is not None:
+        growth_figure(found).savefig(figure, dpi=120)
+    finish([*(curve.entry() for curve in found), *memory.entries()], [], limits, rounds, json_file)
 
 
 def require_folder(file: Path | None, option: str = "--json") -> None:

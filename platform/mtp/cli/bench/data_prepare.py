@@ -37,7 +37,7 @@ def bench_prepare(smoke: bool, rounds: int, on_round: OnRound) -> tuple[list[Mea
         for name in (PREPARE, BARE):
             on_round(current, rounds, name)
             began = time.perf_counter()
-            seconds = _prepare(config) if name == PREPARE else None
+            seconds = tokenize_seconds(config) if name == PREPARE else None
             if seconds is None:
                 _ = [found.ids for found in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
                 seconds = time.perf_counter() - began
@@ -49,8 +49,11 @@ def bench_prepare(smoke: bool, rounds: int, on_round: OnRound) -> tuple[list[Mea
     return measured, [Ratio.of("prepare_vs_tokenizers", ratios, TARGET, "higher")]
 
 
-def _prepare(config: DataConfig) -> float:
-    """Seconds of the stage "tokenize" of one prepare into a folder that is thrown away."""
+def tokenize_seconds(config: DataConfig) -> float:
+    """Of one prepare into a folder that is thrown away, with the tokenizer that lies at `config.path`.
+
+    The process must be connected to Ray.
+    """
     from mtp.data.stream.prepare import prepare
 
     clock: dict[str, float] = {}

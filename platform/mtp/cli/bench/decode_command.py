@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mtp.cli.bench.harness import Measured, in_words
+from mtp.cli.bench.memory_watch import watching_memory
 from mtp.cli.bench.peers.contestants import NAMES, started
 from mtp.cli.bench.report import Ratio
 from mtp.cli.progress import telling
@@ -50,7 +51,7 @@ def decode(
     rounds, size = (SMOKE_ROUNDS, SMOKE) if smoke else (rounds, DecodeSize())
     contestants: list[dict[str, Any] | Measured] = []
     ratios: list[Ratio] = []
-    with telling("Measuring the machine's limits") as tell:
+    with watching_memory() as memory, telling("Measuring the machine's limits") as tell:
         limits = machine.limits()
         for name in names:
             tell(f"Making the model {name}")
@@ -66,7 +67,7 @@ def decode(
             contestants += [*found, *others.missing, *first_token(name, model, long_prompt)]
             contestants += perplexities(name, model, texts[:PERPLEXITY_ROWS])
             ratios += claims
-    finish(contestants, ratios, limits, rounds, json_file)
+    finish([*contestants, *memory.entries()], ratios, limits, rounds, json_file)
 
 
 def _known(option: str, names: list[str], known: tuple[str, ...]) -> None:

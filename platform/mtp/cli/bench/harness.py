@@ -1,7 +1,8 @@
-"""Runs contestants in turns (A B A B ...) and compares them pair by pair.
+"""Runs contestants in turns (A B C, C B A, ...) and compares them pair by pair.
 
 A machine that slows down slows both members of a pair, so the ratio of a round means something where a single time does
-not. Knows nothing of what the contestants do.
+not; and what a contestant leaves behind, in caches and in collectors' queues, meets now one and now another. Knows
+nothing of what the contestants do.
 """
 
 import statistics
@@ -49,11 +50,11 @@ def in_words(tell: Callable[[str], None]) -> OnRound:
 def take_turns(
     contestants: Sequence[Contestant], rounds: int, on_round: OnRound = lambda done, total, name: None
 ) -> dict[str, Measured]:
-    """Warm every contestant up once, then run all of them in each of `rounds` rounds; by name."""
+    """Warm every contestant up once, then run all of them in each of `rounds` rounds, there and back; by name."""
     rates: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
     processor: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
     for current in range(rounds + 1):
-        for contestant in contestants:
+        for contestant in contestants if current % 2 else reversed(contestants):
             on_round(current, rounds, contestant.name)
             began, busy = time.perf_counter(), time.process_time()
             contestant.run()

@@ -9,8 +9,12 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mtp.config import Config
+
+if TYPE_CHECKING:
+    from mtp.train.events import OnProgress
 
 DROPPED = 1
 """Logging intervals at the start that are not counted: caches fill, threads start."""
@@ -31,10 +35,10 @@ class PlatformRun:
         return statistics.harmonic_mean(self.tokens_per_s)
 
 
-def run_platform(config: Config) -> PlatformRun:
+def run_platform(config: Config, on_event: "OnProgress" = lambda event: None) -> PlatformRun:
     """Train `config` (its steps, not its minutes) in a folder of its own, with a registry of its own.
 
-    The process must be connected to Ray.
+    The process must be connected to Ray. `on_event` is told every event, as they come.
     """
     from mtp.registry import finish_run, start_run
     from mtp.train import TrainEvent, fit
@@ -49,6 +53,7 @@ def run_platform(config: Config) -> PlatformRun:
             seen[type(event).__name__] = now
         if isinstance(event, StepDone):
             steps.append((now, event))
+        on_event(event)
 
     with tempfile.TemporaryDirectory(prefix="mtp-bench-") as name:
         uri = f"sqlite:///{Path(name) / 'mlflow.db'}"

@@ -111,6 +111,16 @@ def _ours(size: StepSize, n_future: int, tokens: "Tensor") -> Contestant:
     return Contestant(f"ours n={n_future}", step, size.tokens, detail=detail)
 
 
+def step_of(size: StepSize, n_future: int) -> Callable[[], None]:
+    """A training step with so many horizons, on random tokens."""
+    import torch
+
+    torch.manual_seed(0)
+    tokens = torch.randint(size.vocab_size, (size.rows, size.seq_len))
+    model = _model(size.config(n_future))
+    return _step(model, lambda: _our_loss(model, tokens))
+
+
 def _huggingface(size: StepSize, tokens: "Tensor") -> Contestant | None:
     """Hugging Face's model with our weights; None where transformers is not installed."""
     try:

@@ -1,73 +1,111 @@
 """`mtp bench train --platform`: the whole platform against a bare PyTorch loop, Hugging Face's Trainer, and itself.
 
 Ray Data, Ray Train, DeepSpeed and MLflow with one worker, against a loop of forward, loss, backward, clipping and AdamW
-on the same batches that lie in memory, alone and in a worker of Ray Train; then two workers of one thread against one
-of one thread: each with the rows that the one has, and with half of them. Nothing is sharded, as the model fits many
-times; what ZeRO 1 costs two workers is told beside it. Rates leave out start-up, which has a table of its own, and
-checkpoints.
+on the same batches that lie in memory; both alive at once, by turns of seconds (live_turns.py). Then two workers of one
+thread against one of one thread, a run each in every round: each with the rows that the one has, and with half of them.
+Nothing is sharded, as the model fits many times; what ZeRO 1 costs two workers is told beside it. Rates leave out
+start-up, which has a table of its own, and checkpoints.
 """
 
+import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from mtp.cli.bench.bare_loops import bare_loop_rate, ray_train_rate, trainer_rate
+from mtp.cli.bench.bare_loops import bare_loop, trainer
 from mtp.cli.bench.bench_data_set import bench_config, prepare_bench_data
 from mtp.cli.bench.harness import Contestant, Measured, OnRound
+from mtp.cli.bench.live_turns import LiveTurns, Loop, Peer, steps_of
 from mtp.cli.bench.platform_run import PlatformRun, run_platform
 from mtp.cli.bench.report import Ratio
 from mtp.config import Config
 
-PLATFORM, BARE, IN_RAY = "platform", "bare loop", "bare loop in Ray Train"
+PLATFORM, BARE = "platform", "bare loop"
 PLATFORM_1, TRAINER = "platform, one horizon", "Hugging Face Trainer, one horizon"
 ONE, TWO, HALVES = "1 worker, 1 thread", "2 workers, 1 thread each", "2 workers, 1 thread each, half the rows each"
 SHARDED = "2 workers, 1 thread each, ZeRO 1"
 INTERVALS = 6
+"""Logging intervals of a run that has the machine for itself."""
+TURNS, LOG_EVERY = 4, 10
+"""Of a live pair: turns in a round, and steps of a logging interval."""
+
+
+@dataclass
+class _Found:
+    """What was measured so far."""
+
+    entries: list[dict[str, Any] | Measured] = field(default_factory=list)
+    rates: dict[str, list[float]] = field(default_factory=dict)
+    runs: list[PlatformRun] = field(default_factory=list)
+
+    def enter(self, name: str, config: Config, rates: list[float], **detail: object) -> None:
+        self.rates[name] = rates
+        told = {"batch": f"{config.train.batch_size} x {config.data.seq_len}", **detail}
+        self.entries.append(Measured(Contestant(name, lambda: None, 0, detail=told), tuple(rates)))
 
 
 def bench_platform(
     smoke: bool, rounds: int, steps: int, on_round: OnRound
 ) -> tuple[list[dict[str, Any] | Measured], list[Ratio]]:
-    """Contestants and ratios. The process must be connected to Ray."""
-    common = {"steps": steps, "log_every": max(steps // INTERVALS, 1), "evaluate_rows": 8}
+    """Contestants and ratios; a run that has the machine for itself takes `steps`. The process is connected to Ray."""
+    found = _Found()
+    prepare_bench_data(bench_config(smoke, steps=steps))
+    _live_pairs(found, smoke, rounds, on_round)
+    _lone_runs(found, smoke, rounds, steps, on_round)
+    return [*found.entries, *_startup(found.runs)], list(_ratios(found.rates))
+
+
+def _live_pairs(found: _Found, smoke: bool, rounds: int, on_round: OnRound) -> None:
+    """The platform against the loops of others."""
     cores = os.cpu_count() or 1
-    single = common | {"threads_per_worker": 1, "zero_stage": 0}
-    whole = bench_config(smoke, num_workers=1, threads_per_worker=cores, **common)
-    prepare_bench_data(whole)
-    plain, doubled = _one_horizon(whole), 2 * whole.train.batch_size
-    startups: list[PlatformRun] = []
+    turns, log_every = (2, 1) if smoke else (TURNS * rounds, LOG_EVERY)
+    steps = steps_of(1 + turns, log_every)
+    lasting = {"steps": steps, "log_every": log_every, "checkpoint.every_steps": steps}
+    whole = bench_config(smoke, num_workers=1, threads_per_worker=cores, evaluate_rows=8, **lasting)
+    pairs: list[tuple[str, str, Loop, Config]] = [(PLATFORM, BARE, bare_loop, whole)]
+    if all(importlib.util.find_spec(package) for package in ("transformers", "accelerate")):
+        pairs.append((PLATFORM_1, TRAINER, trainer, _one_horizon(whole)))
+    else:
+        absent = {"missing": "transformers with accelerate"}
+        found.entries.append({"name": TRAINER, "unit": "", "median": None, "detail": absent})
+    for name, peer_name, loop, config in pairs:
+        on_round(0, turns, f"{name}, {peer_name}")
+        tell = partial(_tell, on_round, turns, f"{name}, {peer_name}")
+        with closing(Peer(loop, config, cores)) as peer:
+            by_turns = LiveTurns(peer, tell)
+            found.runs.append(run_platform(config, by_turns.take))
+        found.enter(name, config, by_turns.ours[1:], turns=turns)
+        found.enter(peer_name, config, by_turns.theirs[1:], turns=turns)
 
-    def platform(config: Config) -> Callable[[], float | None]:
-        def run() -> float:
-            startups.append(run_platform(config))
-            return startups[-1].rate
 
-        return run
+def _tell(on_round: OnRound, turns: int, name: str, done: int) -> None:
+    """Of the turn that follows `done` ones, the first of which was the warm-up."""
+    if done <= turns:
+        on_round(done, turns, name)
 
-    runs: dict[str, Callable[[], float | None]] = {
-        PLATFORM: platform(whole),
-        BARE: lambda: bare_loop_rate(whole, cores),
-        IN_RAY: lambda: ray_train_rate(whole, cores),
-        PLATFORM_1: platform(plain),
-        TRAINER: lambda: trainer_rate(plain, cores),
-        ONE: platform(bench_config(smoke, num_workers=1, **single)),
-        TWO: platform(bench_config(smoke, num_workers=2, batch_size=doubled, **single)),
-        SHARDED: platform(bench_config(smoke, num_workers=2, batch_size=doubled, **single | {"zero_stage": 1})),
-        HALVES: platform(bench_config(smoke, num_workers=2, **single)),
+
+def _lone_runs(found: _Found, smoke: bool, rounds: int, steps: int, on_round: OnRound) -> None:
+    """Two workers against one."""
+    common = {"threads_per_worker": 1, "steps": steps, "log_every": max(steps // INTERVALS, 1), "evaluate_rows": 8}
+    one = bench_config(smoke, num_workers=1, zero_stage=0, **common)
+    doubled = common | {"batch_size": 2 * one.train.batch_size}
+    configs = {
+        ONE: one,
+        TWO: bench_config(smoke, num_workers=2, zero_stage=0, **doubled),
+        SHARDED: bench_config(smoke, num_workers=2, zero_stage=1, **doubled),
+        HALVES: bench_config(smoke, num_workers=2, zero_stage=0, **common),
     }
-    rates: dict[str, list[float]] = {name: [] for name in runs}
+    runs: dict[str, list[PlatformRun]] = {name: [] for name in configs}
     for current in range(1, rounds + 1):
-        for name, run in runs.items():
+        for name, config in configs.items():
             on_round(current, rounds, name)
-            rate = run()
-            rates[name] += [rate] if rate is not None else []
-    rows = dict.fromkeys(runs, whole.train.batch_size) | {TWO: doubled, SHARDED: doubled}
-    entries: list[dict[str, Any] | Measured] = []
-    for name, found in rates.items():
-        detail = {"batch": f"{rows[name]} x {whole.data.seq_len}", "steps": steps}
-        measured = Measured(Contestant(name, lambda: None, 0, detail=detail), tuple(found))
-        entries.append(measured if found else _missing(name))
-    return [*entries, *_startup(startups)], list(_ratios(rates))
+            runs[name].append(run_platform(config))
+    for name, config in configs.items():
+        found.runs += runs[name]
+        found.enter(name, config, [run.rate for run in runs[name]], steps=steps)
 
 
 def _one_horizon(config: Config) -> Config:
@@ -79,13 +117,12 @@ def _one_horizon(config: Config) -> Config:
 def _ratios(rates: dict[str, list[float]]) -> Iterator[Ratio]:
     for name, ours, theirs, target in (
         ("platform_vs_bare_loop", PLATFORM, BARE, 0.97),
-        ("platform_vs_loop_in_ray_train", PLATFORM, IN_RAY, 0.97),
         ("workers_2_vs_1", TWO, ONE, 1.8),
         ("workers_2_vs_1_same_batch", HALVES, ONE, 1.0),
         ("zero_1_vs_0", SHARDED, TWO, 0.9),
         ("platform_vs_hf_trainer", PLATFORM_1, TRAINER, 1.0),
     ):
-        if rates[theirs]:
+        if theirs in rates:
             pairs = zip(rates[ours], rates[theirs], strict=True)
             yield Ratio.of(name, [a / b for a, b in pairs], target, "higher")
 
@@ -103,7 +140,3 @@ def _startup(runs: list[PlatformRun]) -> list[dict[str, Any]]:
         }
         for stage in runs[0].startup
     ]
-
-
-def _missing(name: str) -> dict[str, Any]:
-    return {"name": name, "unit": "", "median": None, "detail": {"missing": "transformers with accelerate"}}

@@ -1,0 +1,85 @@
+"""A training and a peer's loop that step by turns: who stands still when, what is counted, how a peer ends."""
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import closing
+
+import psutil
+import pytest
+
+from mtp.cli.bench.live_turns import LiveTurns, Peer, steps_of
+from mtp.config import build_config
+from mtp.errors import MTPError
+from mtp.train.events import Notice, StepDone, WorkerReady
+
+STEP_S = 0.005
+CONFIG = build_config(
+    {
+        "data": {"path": "unused", "vocab_size": 300, "seq_len": 32},
+        "model": {"vocab_size": 300},
+        "train": {"steps": 12, "minutes": None, "batch_size": 2, "log_every": 3, "run_name": "turns"},
+    }
+)
+
+
+def endless(config, threads, before_step):
+    while True:
+        before_step()
+        time.sleep(STEP_S)
+
+
+def broken(config, threads, before_step):
+    before_step()
+    raise RuntimeError("the model is too large")
+
+
+def ready(pid):
+    return WorkerReady(0, 1, "node", pid, "gloo", "0.19.8", 0, "float32", "cpu", 1, 2)
+
+
+def done(step, rate):
+    return StepDone(step, 12, {"train/tokens_per_s": rate}, 0.0)
+
+
+class Onlooker:
+    """In a peer's place: sees in what state the worker is."""
+
+    def __init__(self, worker):
+        self.worker, self.seen = psutil.Process(worker), []
+
+    def turn(self):
+        self.seen.append(self.worker.status())
+        return 7.0
+
+
+def test_the_worker_stands_still_during_a_peers_turn_and_goes_on_after_it():
+    worker = subprocess.Popen(["sleep", "600"])
+    try:
+        onlooker, told = Onlooker(worker.pid), []
+        turns = LiveTurns(onlooker, told.append)
+        turns.take(ready(worker.pid))
+        for step, rate in ((3, 1.0), (6, 2.0), (9, 3.0), (12, 4.0)):
+            turns.take(done(step, rate))
+            turns.take(Notice("no interval"))
+            assert psutil.Process(worker.pid).status() != psutil.STATUS_STOPPED
+        assert onlooker.seen == [psutil.STATUS_STOPPED] * 2
+        assert (turns.ours, turns.theirs, told) == ([2.0, 4.0], [7.0, 7.0], [1, 2])
+    finally:
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.wait()
+
+
+def test_a_peer_steps_in_its_turns_alone_and_counts_the_last_interval():
+    with closing(Peer(endless, CONFIG, 1)) as peer:
+        time.sleep(0.1)  # of a step that ran now, the first turn would count nothing
+        rates = [peer.turn() for _ in range(3)]
+    most = CONFIG.train.batch_size * CONFIG.data.seq_len / STEP_S
+    assert all(0 < rate <= most for rate in rates)
+    assert steps_of(2, CONFIG.train.log_every) == 12
+
+
+def test_a_peer_that_fails_ends_the_benchmark_in_a_sentence():
+    with closing(Peer(broken, CONFIG, 1)) as peer, pytest.raises(MTPError, match="'broken' ended by itself"):
+        peer.turn()
