@@ -76,12 +76,13 @@ class Engine:
         deepspeed = load_deepspeed(device)
         backend = "gloo" if device.type == "cpu" else "nccl"
         deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
-        # DeepSpeed would clone the world's group, for a torch that did not know ranks in it; the thread of a gloo group
-        # wakes a hundred times a second, and what it interrupts makes all other threads of the step wait.
-        deepspeed.utils.groups._WORLD_GROUP = dist.group.WORLD
         self.version: str = deepspeed.__version__
         self.backend = backend
         self.world = dist.get_world_size()
+        if self.world == 1:
+            # DeepSpeed would clone the group; the thread of a gloo group wakes a hundred times a second, and what it
+            # interrupts makes the step's other threads wait. Two workers are faster with it (docs/benchmarks.md).
+            deepspeed.utils.groups._WORLD_GROUP = dist.group.WORLD
         self.zero_stage = config.stage_used(self.world)
         self._clip = config.optimizer.grad_clip
         self._accumulation = accumulation

@@ -5,7 +5,7 @@ An exponent of 1 is cost in proportion to the work, 0 a cost that the work does 
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ class Curve:
         }
 
 
-def measure_curve(name: str, runs: dict[int, Callable[[], object]], rounds: int, on_round: OnRound) -> Curve:
+def measure_curve(name: str, runs: Mapping[int, Callable[[], object]], rounds: int, on_round: OnRound) -> Curve:
     """The curve of `runs`, by size; each is one unit of what is timed."""
     sizes = sorted(runs)
     found = take_turns([Contestant(f"{name}: {size}", runs[size], 1) for size in sizes], rounds, on_round)

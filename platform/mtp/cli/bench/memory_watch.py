@@ -4,6 +4,7 @@ Looks once in a while at what the kernel has noted as each process's peak (VmHWM
 """
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 LOOK_EVERY_S = 2.0
-SMALLEST = 100 << 20
+SMALLEST = 256 << 20
 """Bytes; smaller processes are left out."""
 
 
@@ -69,8 +70,8 @@ def _name(command: list[str]) -> str:
     words = " ".join(command).split()
     if not words:
         return "a process that ends"
-    if words[0].startswith("ray::"):
-        return words[0]
+    if actor := re.match(r"ray::\w+", words[0]):
+        return actor[0]  # without the method that it runs
     program = words[0].rsplit("/", 1)[-1]
     script = next((word.rsplit("/", 1)[-1] for word in words[1:] if word.endswith((".py", ".gguf"))), "")
     return f"{program} {script}".strip()
