@@ -80,13 +80,12 @@ def test_the_share_of_drafts_that_a_number_of_tokens_asks_for():
     assert needed_share(0, 1.0) == pytest.approx(0.0)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("command", "names"),
     [
-        (["data"], {"stream_vs_memmap", "data_wait_fraction"}),
-        (["data", "--prepare"], {"prepare_vs_tokenizers"}),
-        (
+        pytest.param(["data"], {"stream_vs_memmap", "data_wait_fraction"}, marks=pytest.mark.slow),
+        pytest.param(["data", "--prepare"], {"prepare_vs_tokenizers"}, marks=pytest.mark.slow),
+        pytest.param(
             ["train", "--platform"],
             {
                 "platform_vs_bare_loop",
@@ -95,6 +94,7 @@ def test_the_share_of_drafts_that_a_number_of_tokens_asks_for():
                 "zero_1_vs_0",
                 "platform_vs_hf_trainer",
             },
+            marks=pytest.mark.long,
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -118,7 +118,7 @@ def test_the_platforms_benchmarks_run_in_their_smallest_form(tmp_path, command, 
         assert peaks["peak memory: ray::RayTrainWorker"] > 256 << 20
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_bench_growth_smoke_fits_every_exponent_and_draws_them(tmp_path):
     path, figure = tmp_path / "report.json", tmp_path / "growth.png"
     command = [sys.executable, "-c", "from mtp.cli import main; main()", "bench", "growth", "--smoke"]
@@ -134,7 +134,7 @@ def test_bench_growth_smoke_fits_every_exponent_and_draws_them(tmp_path):
     assert figure.stat().st_size > 10_000
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_bench_serve_smoke_writes_the_ratios_by_their_names(tmp_path):
     import torch
 
