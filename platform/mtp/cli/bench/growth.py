@@ -66,6 +66,7 @@ def growth_figure(curves: Sequence[Curve]) -> "Figure":
         panel.set_title(curve.name, fontsize=9)
         panel.set_ylabel("seconds")
         panel.set_xticks(curve.sizes, [str(size) for size in curve.sizes])
+        panel.set_yticks(curve.seconds, [f"{value:.2g}" for value in curve.seconds])
         panel.minorticks_off()
         panel.grid(alpha=0.3)
         panel.legend()
