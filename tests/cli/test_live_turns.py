@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from contextlib import closing
+from pathlib import Path
 
 import psutil
 import pytest
@@ -14,20 +15,22 @@ from mtp.config import build_config
 from mtp.errors import MTPError
 from mtp.train.events import Notice, StepDone, WorkerReady
 
-STEP_S = 0.005
-CONFIG = build_config(
-    {
-        "data": {"path": "unused", "vocab_size": 300, "seq_len": 32},
+
+def config(steps_file="unused"):
+    values = {
+        "data": {"path": str(steps_file), "vocab_size": 300, "seq_len": 32},
         "model": {"vocab_size": 300},
         "train": {"steps": 12, "minutes": None, "batch_size": 2, "log_every": 3, "run_name": "turns"},
     }
-)
+    return build_config(values)
 
 
 def endless(config, threads, before_step):
+    """Writes a byte for every step."""
     while True:
         before_step()
-        time.sleep(STEP_S)
+        with Path(config.data.path).open("a") as steps:
+            steps.write(".")
 
 
 def broken(config, threads, before_step):
@@ -83,15 +86,16 @@ def test_the_worker_stands_still_during_a_peers_turn_and_goes_on_after_it():
         worker.wait()
 
 
-def test_a_peer_steps_in_its_turns_alone_and_counts_the_last_interval():
-    with closing(Peer(endless, CONFIG, 1)) as peer:
-        time.sleep(0.1)  # of a step that ran now, the first turn would count nothing
-        rates = [peer.turn() for _ in range(3)]
-    most = CONFIG.train.batch_size * CONFIG.data.seq_len / STEP_S
-    assert all(0 < rate <= most for rate in rates)
-    assert steps_of(2, CONFIG.train.log_every) == 12
+def test_a_peer_takes_the_steps_of_its_turns_and_no_others(tmp_path):
+    done, chosen = tmp_path / "steps", config(tmp_path / "steps")
+    with closing(Peer(endless, chosen, 1)) as peer:
+        assert not done.exists()  # it is built, and waits
+        for turn in (1, 2, 3):
+            assert peer.turn() > 0
+            assert len(done.read_text()) == steps_of(turn, chosen.train.log_every) == 6 * turn
+    assert len(done.read_text()) == 18
 
 
 def test_a_peer_that_fails_ends_the_benchmark_in_a_sentence():
-    with closing(Peer(broken, CONFIG, 1)) as peer, pytest.raises(MTPError, match="'broken' ended by itself"):
+    with closing(Peer(broken, config(), 1)) as peer, pytest.raises(MTPError, match="'broken' ended by itself"):
         peer.turn()

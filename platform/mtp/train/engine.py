@@ -80,8 +80,8 @@ class Engine:
         self.backend = backend
         self.world = dist.get_world_size()
         if self.world == 1:
-            # DeepSpeed would clone the group; the thread of a gloo group wakes a hundred times a second, and what it
-            # interrupts makes the step's other threads wait. Two workers are faster with it (docs/benchmarks.md).
+            # DeepSpeed would clone the group. A gloo group's thread wakes a hundred times a second, and what it
+            # interrupts makes the step's threads wait. Two workers are faster with the clone (docs/benchmarks.md).
             deepspeed.utils.groups._WORLD_GROUP = dist.group.WORLD
         self.zero_stage = config.stage_used(self.world)
         self._clip = config.optimizer.grad_clip

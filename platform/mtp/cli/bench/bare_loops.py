@@ -61,7 +61,7 @@ def trainer(config: Config, threads: int, before_step: BeforeStep) -> None:
     with tempfile.TemporaryDirectory(prefix="mtp-bench-") as folder:
         arguments = transformers.TrainingArguments(
             output_dir=folder,
-            max_steps=2 * len(rows),
+            max_steps=2 * (config.train.steps or 1),  # more than its turns take
             per_device_train_batch_size=config.train.batch_size,
             learning_rate=config.train.optimizer.lr,
             weight_decay=config.train.optimizer.weight_decay,

@@ -15,7 +15,7 @@ from mtp.errors import UsageError
 
 ROUNDS, SMOKE_ROUNDS = 5, 2
 PLATFORM_ROUNDS = 3
-"""At most: every run of the platform starts workers anew."""
+"""Every run of the platform starts workers anew."""
 GROWTH_ROUNDS = 3
 PLATFORM_STEPS, PLATFORM_SMOKE_STEPS = 48, 6
 

@@ -104,13 +104,13 @@ def _preparing(sizes: GrowthSizes, on_round: OnRound) -> Curve:
 def _workers(sizes: GrowthSizes, smoke: bool, on_round: OnRound) -> Curve:
     """A step of one global batch, shared by more and more workers of one thread."""
     seconds = []
+    prepare_bench_data(bench_config(smoke, steps=1))
     for count in sizes.workers:
         on_round(1, 1, f"training, {count} workers")
         config = bench_config(
             smoke, num_workers=count, threads_per_worker=1, zero_stage=0, steps=sizes.worker_steps,
             log_every=max(sizes.worker_steps // 4, 1), evaluate_rows=8,
         )  # fmt: skip
-        prepare_bench_data(config)
         rates = run_platform(config).tokens_per_s
         seconds.append(config.train.batch_size * config.data.seq_len / statistics.harmonic_mean(rates))
     return Curve("training step of one batch, by workers of a thread", sizes.workers, tuple(seconds))
