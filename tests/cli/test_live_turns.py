@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from contextlib import closing
@@ -38,8 +39,8 @@ def broken(config, threads, before_step):
     raise RuntimeError("the model is too large")
 
 
-def ready(pid):
-    return WorkerReady(0, 1, "node", pid, "gloo", "0.19.8", 0, "float32", "cpu", 1, 2)
+def ready(pid, node=None):
+    return WorkerReady(0, 1, node or socket.gethostname(), pid, "gloo", "0.19.8", 0, "float32", "cpu", 1, 2)
 
 
 def done(step, rate):
@@ -99,3 +100,15 @@ def test_a_peer_takes_the_steps_of_its_turns_and_no_others(tmp_path):
 def test_a_peer_that_fails_ends_the_benchmark_in_a_sentence():
     with closing(Peer(broken, config(), 1)) as peer, pytest.raises(MTPError, match="'broken' ended by itself"):
         peer.turn()
+
+
+def test_a_worker_of_another_machine_is_refused_and_no_process_of_this_one_is_stopped():
+    worker = subprocess.Popen(["sleep", "600"])
+    try:
+        turns = LiveTurns(Onlooker(worker.pid), lambda done: None)
+        with pytest.raises(MTPError, match="runs on far-away"):
+            turns.take(ready(worker.pid, "far-away"))
+        assert not stands_still(worker.pid)
+    finally:
+        worker.kill()
+        worker.wait()

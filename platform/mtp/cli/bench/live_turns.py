@@ -9,6 +9,7 @@ caches and is not counted. Knows processes and turns; nothing of what the loops 
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -41,12 +42,18 @@ class Peer:
         self._name = loop.__name__
         self._process.start()
         theirs.close()
-        self._answer()  # it is built
+        with self._alive():
+            self._ours.recv()  # it is built
 
     def turn(self) -> float:
-        """Let it step for a turn; tokens a second of the counted interval."""
-        self._ours.send(True)
-        return self._answer()
+        """Let it step for a turn; tokens a second of the counted interval.
+
+        Raises:
+            MTPError: it has ended.
+        """
+        with self._alive():
+            self._ours.send(True)
+            return float(self._ours.recv())
 
     def close(self) -> None:
         """End it: at once where it waits for a turn, by force where it does not."""
@@ -57,10 +64,11 @@ class Peer:
         self._process.join()
         self._ours.close()
 
-    def _answer(self) -> float:
+    @contextlib.contextmanager
+    def _alive(self) -> Iterator[None]:
         try:
-            return float(self._ours.recv())
-        except EOFError:
+            yield
+        except (EOFError, OSError):
             raise MTPError(f"the benchmark's peer {self._name!r} ended by itself; its error is above") from None
 
 
@@ -78,10 +86,19 @@ class LiveTurns:
     _intervals: int = 0
 
     def take(self, event: "TrainEvent") -> None:
-        """Called while the training goes on, which stands still until this returns."""
+        """Called while the training goes on, which stands still until this returns.
+
+        Raises:
+            MTPError: a worker runs on another machine, where nothing can stop it; or the peer has ended.
+        """
         from mtp.train import events
 
         if isinstance(event, events.WorkerReady):
+            if event.node != socket.gethostname():
+                raise MTPError(
+                    f"the training's worker runs on {event.node}, and by turns only this machine can be measured; "
+                    f"run the benchmark on a cluster of this machine alone"
+                )
             self._workers.append(event.pid)
         if not isinstance(event, events.StepDone):
             return
