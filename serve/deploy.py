@@ -23,7 +23,7 @@ from serve.api_keys import KeyStore
 from serve.gateway import GatewayConfig, Route, ingress
 from serve.proxy import is_loopback, start_proxy
 from serve.tracing import tracing_target
-from serve.versions import start_version, stop_version
+from serve.versions import ONE_LOOP, start_version, stop_version
 
 READY_TIMEOUT_S = 180.0
 SETTLE_S = 1.0
@@ -31,7 +31,6 @@ SETTLE_S = 1.0
 LOOPBACK = "127.0.0.1"
 BESIDE_THE_PROXY = {"node:__internal_head__": 0.001}
 """Where the proxy is, gateways are too: the loss of another node takes none of them, and no answer with it."""
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 OnNote = Callable[[str], None]
 
@@ -223,7 +222,11 @@ def _tell(told: GatewayConfig, config: ServeConfig) -> None:
         max_constructor_retry_count=1,
         graceful_shutdown_timeout_s=30,
         user_config=told.model_dump(mode="json"),
-        ray_actor_options={"num_cpus": 0, "resources": BESIDE_THE_PROXY, "runtime_env": {"env_vars": ONE_THREAD}},
+        ray_actor_options={
+            "num_cpus": 0,
+            "resources": BESIDE_THE_PROXY,
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1", **ONE_LOOP}},
+        },
     ).options(version=_code_version(config), _internal=True)  # or every new route would restart all gateways
     try:
         serve.run(deployment.bind(), name=config.app_name, route_prefix="/", blocking=False)

@@ -1,20 +1,21 @@
 """The engine in a thread of its own, and its outputs' way to the handlers.
 
-The thread alone touches the engine: it takes commands between steps, and hands a step's outputs over in one call. A
-handler that goes away (a client that disconnects) cancels its request, which is gone before the next step. Knows
-nothing of HTTP or text.
+The thread alone touches the engine: it takes commands between steps, and hands outputs over in one call, the first and
+the last of a request at once, those between when it is time (pace.py). A handler that goes away (a client that
+disconnects) cancels its request, which is gone before the next step. Knows nothing of HTTP or text.
 """
 
 import asyncio
 import concurrent.futures
 import queue
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 from mtp.decode import Engine, Request, StepOutput
+from serve.pace import Pace
 from serve.serving_engine import EngineStoppedError
-from serve.subscription import Subscription, interval
+from serve.subscription import Subscription
 
 
 class EngineLoop:
@@ -25,6 +26,7 @@ class EngineLoop:
         self._on_step = on_step
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._subscriptions: dict[int, Subscription] = {}
+        self._pace = Pace()
         self._thread = threading.Thread(target=self._run, name="mtp-engine", daemon=True)
         self._failure: BaseException | None = None
         self._thread.start()
@@ -54,7 +56,7 @@ class EngineLoop:
         """
         if not self.alive:
             raise EngineStoppedError("the engine has stopped")
-        subscription = Subscription(asyncio.get_running_loop(), lambda: interval(len(self._subscriptions)))
+        subscription = Subscription(asyncio.get_running_loop())
         added: concurrent.futures.Future[int] = concurrent.futures.Future()
         self._commands.put(lambda: self._add(request, subscription, added))
         try:
@@ -95,8 +97,7 @@ class EngineLoop:
                 self._on_step(outputs)
         except BaseException as error:
             self._failure = error
-            for subscription in self._subscriptions.values():
-                subscription.loop.call_soon_threadsafe(subscription.deliver, None)
+            self._send(self._subscriptions.values(), stopped=True)
             raise
 
     def _obey(self) -> bool:
@@ -109,18 +110,31 @@ class EngineLoop:
         return True
 
     def _deliver(self, outputs: list[StepOutput]) -> None:
-        """Hand a step's outputs over: an event loop is woken once, however many of its handlers there are."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Subscription, StepOutput]]] = {}
+        """Take a step's outputs, and send those whose time has come."""
+        streams = len(self._subscriptions)
+        found: list[Subscription] = []
         for output in outputs:
             subscription = self._subscriptions.get(output.request_id)
             if subscription is not None:
+                subscription.keep(output)
+                found.append(subscription)
                 if output.finish_reason is not None:
                     del self._subscriptions[output.request_id]
-                by_loop.setdefault(subscription.loop, []).append((subscription, output))
+        urgent = [subscription for subscription in found if subscription.urgent]
+        self._send([*urgent, *self._subscriptions.values()] if self._pace.is_due(streams) else urgent)
+
+    @staticmethod
+    def _send(subscriptions: Iterable[Subscription], *, stopped: bool = False) -> None:
+        """Hand over what these keep: an event loop is woken once, however many of its handlers there are."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Subscription, list[StepOutput]]]] = {}
+        for subscription in subscriptions:
+            kept = subscription.take()
+            if kept or stopped:
+                by_loop.setdefault(subscription.loop, []).append((subscription, kept))
         for loop, pairs in by_loop.items():
-            loop.call_soon_threadsafe(_deliver_all, pairs)
+            loop.call_soon_threadsafe(_deliver_all, pairs, stopped)
 
 
-def _deliver_all(pairs: list[tuple[Subscription, StepOutput]]) -> None:
-    for subscription, output in pairs:
-        subscription.deliver(output)
+def _deliver_all(pairs: list[tuple[Subscription, list[StepOutput]]], stopped: bool) -> None:
+    for subscription, kept in pairs:
+        subscription.deliver(kept, stopped=stopped)

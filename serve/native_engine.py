@@ -1,5 +1,6 @@
 """This platform's own engine (mtp.decode) as a replica runs it: loaded, probed, warm, in a thread of its own."""
 
+import sys
 from pathlib import Path
 
 import torch
@@ -17,6 +18,9 @@ from serve.engine_metrics import EngineState
 from serve.serving_engine import MakeMetrics, Running
 
 WARM_UP_TOKENS = 8
+SWITCH_INTERVAL_S = 1e-4
+"""A step lets go of the interpreter for each of its passes, and then waits until the thread that answers requests lets
+go of it: five milliseconds, as Python has it, are several steps of a small model."""
 
 
 def start_native(folder: Path, config: ServeConfig, make_metrics: MakeMetrics) -> Running:
@@ -26,6 +30,7 @@ def start_native(folder: Path, config: ServeConfig, make_metrics: MakeMetrics) -
         MTPError: it is damaged or fails its probe, or the configuration does not fit it.
     """
     torch.set_num_threads(config.num_threads)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     device = "cuda" if config.num_gpus and torch.cuda.is_available() else "cpu"
     model = load_model(folder, device=device)
     check_probe(folder, model)

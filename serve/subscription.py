@@ -1,45 +1,44 @@
-"""The way of one request's outputs from the engine to its handler, in batches that do not come too often.
+"""The way of one request's outputs from the engine to its handler.
 
-Every message between processes costs about a millisecond of the machine, more than a small model's token. So the first
-and the last output are handed over at once, and those between at most once an interval. Knows asyncio; nothing of the
-engine's thread, HTTP or text.
+The engine's thread keeps them until they are to be sent (engine_loop.py says when); then they go to the handler's event
+loop together, and are joined to as few as may be: each costs time to write, to read and to turn into text. Knows
+asyncio; nothing of the engine, HTTP or text.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Sequence
 
 from mtp.decode import StepOutput
 from serve.serving_engine import EngineStoppedError
 
-MESSAGES_PER_SECOND = 100
-"""That all streams of a replica send together, where none waits longer than LONGEST_INTERVAL_S."""
-LONGEST_INTERVAL_S = 0.1
-
-
-def interval(streams: int) -> float:
-    """Seconds between two messages of one stream, when so many are open."""
-    return min(streams / MESSAGES_PER_SECOND, LONGEST_INTERVAL_S)
-
 
 class Subscription:
-    """The outputs of one request, in order. All methods belong to the handler's own event loop."""
+    """The outputs of one request, in order. `keep` and `take` are the engine's thread's, the rest is the handler's."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, interval_s: Callable[[], float] = lambda: 0.0) -> None:
-        """`interval_s` is asked for after every message."""
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._interval_s = interval_s
-        self._arrived: list[StepOutput | None] = []
+        self.urgent = True
+        """What is kept must not wait: it is the first output, or the last."""
+        self._kept: list[StepOutput] = []
+        self._arrived: list[StepOutput] = []
+        self._stopped = False
         self._ready = asyncio.Event()
-        self._due = 0.0
-        self._alarm: asyncio.TimerHandle | None = None
 
-    def deliver(self, output: StepOutput | None) -> None:
-        """Take an output; None: the engine died."""
-        self._arrived.append(output)
-        if output is None or output.finish_reason is not None or self.loop.time() >= self._due:
-            self._ready.set()
-        elif self._alarm is None:
-            self._alarm = self.loop.call_at(self._due, self._ready.set)
+    def keep(self, output: StepOutput) -> None:
+        """An output has come."""
+        self._kept.append(output)
+        self.urgent |= output.finish_reason is not None
+
+    def take(self) -> list[StepOutput]:
+        """What has come since the last time."""
+        kept, self._kept, self.urgent = self._kept, [], False
+        return kept
+
+    def deliver(self, outputs: Sequence[StepOutput], *, stopped: bool = False) -> None:
+        """Hand over what was taken; `stopped`: the engine died, and nothing follows."""
+        self._arrived += outputs
+        self._stopped |= stopped
+        self._ready.set()
 
     async def outputs(self) -> AsyncGenerator[list[StepOutput], None]:
         """What has come since the last time, until the output with a finish reason.
@@ -47,24 +46,31 @@ class Subscription:
         Raises:
             EngineStoppedError: the engine's thread has ended.
         """
-        try:
-            while True:
-                await self._ready.wait()
-                self._ready.clear()
-                self._silence()
-                self._due = self.loop.time() + self._interval_s()
-                arrived, self._arrived = self._arrived, []
-                steps = [output for output in arrived if output is not None]
-                if steps:
-                    yield steps
-                    if steps[-1].finish_reason is not None:
-                        return
-                if len(steps) < len(arrived):
-                    raise EngineStoppedError("the engine has stopped")
-        finally:
-            self._silence()
+        while True:
+            await self._ready.wait()
+            self._ready.clear()
+            if self._arrived:
+                arrived, self._arrived = joined(self._arrived), []
+                yield arrived
+                if arrived[-1].finish_reason is not None:
+                    return
+            if self._stopped and not self._arrived:
+                raise EngineStoppedError("the engine has stopped")
 
-    def _silence(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+
+def joined(outputs: Sequence[StepOutput]) -> list[StepOutput]:
+    """Outputs of one request as one; an error, which nothing follows, stays one of its own."""
+    good = [output for output in outputs if output.error is None]
+    failed = [output for output in outputs if output.error is not None]
+    if len(good) < 2:
+        return [*good, *failed]
+    last = good[-1]
+    whole = StepOutput(
+        last.request_id,
+        [token for output in good for token in output.tokens],
+        last.finish_reason,
+        prompt_logprobs=next((one.prompt_logprobs for one in good if one.prompt_logprobs is not None), None),
+        stats=last.stats,
+        so_far=last.so_far,
+    )
+    return [whole, *failed]

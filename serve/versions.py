@@ -17,6 +17,9 @@ from serve.replica import Replica
 
 DRAIN_S = 120.0
 """How long a replica that is stopped may finish the requests that it has."""
+ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
+"""Of gateways and replicas: Ray Serve's own work, its router's and ours share an event loop. With a thread for each,
+every message wakes three of them one after the other. Nothing of ours blocks the loop: decoding has its own thread."""
 
 
 def start_version(model_uri: str, model_name: str, config: ServeConfig, tracking_uri: str | None) -> str:
@@ -54,7 +57,7 @@ def replica_deployment(config: ServeConfig) -> Any:
     from ray import serve
     from ray.serve.config import RequestRouterConfig
 
-    variables = {"OMP_NUM_THREADS": str(config.num_threads), **SPIN}
+    variables = {"OMP_NUM_THREADS": str(config.num_threads), **SPIN, **ONE_LOOP}
     if config.engine == "vllm":  # else Ray kills leash.py when the replica ends, and vLLM lives on
         variables["RAY_kill_child_processes_on_worker_exit"] = "false"
     scaling = autoscaling_config(config)

@@ -7,7 +7,7 @@ Knows what is allowed in a request; does not know how any of it is done. Text, s
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from mtp.decode.stats import DecodeStats
 from mtp.errors import UsageError
@@ -156,8 +156,7 @@ class Request:
     """Output that another engine made of this request before it was lost: this one goes on behind it."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
+class TokenLogprob(NamedTuple):
     """Natural log-probabilities at one position: of the token that stands there, and of the likeliest ones."""
 
     token: int
@@ -165,8 +164,7 @@ class TokenLogprob:
     top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """One emitted token and how it came: origin 0 = the target's own choice, k = accepted draft position k."""
 
     id: int
@@ -176,7 +174,7 @@ class Token:
 
 @dataclass(slots=True)
 class StepOutput:
-    """What one step brought to one request."""
+    """What one step, or several in a row, brought to one request."""
 
     request_id: int
     tokens: list[Token]
