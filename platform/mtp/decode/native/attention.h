@@ -48,35 +48,39 @@ static inline void rotate(const float* x, const Tokens& t, long position, long r
   }
 }
 
-// context[h][k..k+16) = sum_s weights[h][s] latent_s[k..k+16), over `count` cached entries, block after block.
+// context[h][k..k+W LANES) = sum_s weights[h][s] latent_s[k..), over `count` cached entries, block after block.
+template <int H, int W>
+static void weighted_columns(const float* const* weights, const float* pages, const int64_t* table, long block_size,
+                             long width, long k, long count, float* const* context) {
+  vec total[H][W] = {};
+  for (long begin = 0; begin < count; begin += block_size) {
+    const float* entry = pages + table[begin / block_size] * block_size * width + k;
+    const long end = begin + block_size < count ? begin + block_size : count;
+    for (long s = begin; s < end; s++, entry += width) {
+      vec values[W];
+      for (int w = 0; w < W; w++) values[w] = load(entry + w * LANES);
+      for (int h = 0; h < H; h++)
+        for (int w = 0; w < W; w++) total[h][w] = fused(values[w], vec{} + weights[h][s], total[h][w]);
+    }
+  }
+  for (int h = 0; h < H; h++)
+    for (int w = 0; w < W; w++) store(context[h] + k + w * LANES, total[h][w]);
+}
+
 template <int H>
 static void weighted_sum(const float* const* weights, const float* pages, const int64_t* table, long block_size,
                          long width, long rank, long count, float* const* context) {
   long k = 0;
-  for (; k + 16 <= rank; k += 16) {
-    v8 sum[H][2] = {};
-    for (long begin = 0; begin < count; begin += block_size) {
-      const float* entry = pages + table[begin / block_size] * block_size * width + k;
-      const long end = begin + block_size < count ? begin + block_size : count;
-      for (long s = begin; s < end; s++, entry += width) {
-        const v8 a = load8(entry), b = load8(entry + 8);
-        for (int h = 0; h < H; h++) {
-          sum[h][0] = fma8(a, v8{} + weights[h][s], sum[h][0]);
-          sum[h][1] = fma8(b, v8{} + weights[h][s], sum[h][1]);
-        }
-      }
-    }
-    for (int h = 0; h < H; h++) {
-      store8(context[h] + k, sum[h][0]);
-      store8(context[h] + k + 8, sum[h][1]);
-    }
-  }
+  for (; k + 2 * LANES <= rank; k += 2 * LANES)
+    weighted_columns<H, 2>(weights, pages, table, block_size, width, k, count, context);
+  for (; k + LANES <= rank; k += LANES)
+    weighted_columns<H, 1>(weights, pages, table, block_size, width, k, count, context);
   for (; k < rank; k++)
     for (int h = 0; h < H; h++) {
-      float sum = 0;
+      float total = 0;
       for (long s = 0; s < count; s++)
-        sum = fma1(weights[h][s], pages[(table[s / block_size] * block_size + s % block_size) * width + k], sum);
-      context[h][k] = sum;
+        total = fused(weights[h][s], pages[(table[s / block_size] * block_size + s % block_size) * width + k], total);
+      context[h][k] = total;
     }
 }
 
@@ -84,15 +88,15 @@ static void weighted_sum(const float* const* weights, const float* pages, const 
 static void softmax(float* scores, long count, float scale) {
   float peak = -INFINITY;
   for (long s = 0; s < count; s++) peak = scores[s] * scale > peak ? scores[s] * scale : peak;
-  v8 sums = {};
+  vec sums = {};
   long s = 0;
-  for (; s + 8 <= count; s += 8) {
-    const v8 weights = exp8(load8(scores + s) * scale - peak);
-    store8(scores + s, weights);
+  for (; s + LANES <= count; s += LANES) {
+    const vec weights = exponential(load(scores + s) * scale - peak);
+    store(scores + s, weights);
     sums += weights;
   }
-  float total = lanes(sums);
-  for (; s < count; s++) total += scores[s] = exp8(v8{} + (scores[s] * scale - peak))[0];
+  float total = sum(sums);
+  for (; s < count; s++) total += scores[s] = exponential(vec{} + (scores[s] * scale - peak))[0];
   for (long j = 0; j < count; j++) scores[j] /= total;
 }
 
@@ -110,6 +114,9 @@ static void attend(const Attention& a, const Tokens& t, long n, const float* pag
   }
   for (long h = first; h < last; h++) softmax(scores[h], count, a.scale);
   long h = first;
+  if (REGISTERS >= 32)
+    for (; h + 8 <= last; h += 8)
+      weighted_sum<8>(scores + h, pages, table, t.block_size, width, a.rank, count, context + h);
   for (; h + 4 <= last; h += 4)
     weighted_sum<4>(scores + h, pages, table, t.block_size, width, a.rank, count, context + h);
   for (; h < last; h++) weighted_sum<1>(scores + h, pages, table, t.block_size, width, a.rank, count, context + h);
