@@ -45,12 +45,11 @@ def endpoint_keys(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def endpoint(ray_cluster, model_folder, endpoint_keys):
-    """The URL of a real Ray Serve endpoint."""
+def endpoint_config(endpoint_keys):
+    """How the endpoint is deployed; another model beside it has the same, or the gateway's limits change."""
     from cluster.ports import free_ports
-    from serve.deploy import deploy, undeploy
 
-    config = ServeConfig(
+    return ServeConfig(
         port=free_ports(1)[0],
         max_batch_size=4,
         num_cpus=0.25,
@@ -60,9 +59,15 @@ def endpoint(ray_cluster, model_folder, endpoint_keys):
         max_completion_tokens=100,
         api_keys=str(endpoint_keys.path),
     )
-    url = deploy(str(model_folder), config)
-    yield url
-    undeploy(config.app_name)
+
+
+@pytest.fixture(scope="session")
+def endpoint(ray_cluster, model_folder, endpoint_config):
+    """The URL of a real Ray Serve endpoint."""
+    from serve.deploy import deploy, undeploy
+
+    yield deploy(str(model_folder), endpoint_config)
+    undeploy(endpoint_config.app_name)
 
 
 @pytest.fixture
