@@ -1,7 +1,8 @@
 """`mtp bench decode`: our decoders against each other and against peers, on equal weights, prompts and tokens.
 
 Greedy, a fixed number of new tokens, every contestant's outputs compared before any is timed. A cell is a model and a
-batch size; ratios carry the names of DESIGN section 6.
+batch size, with at least `fewest_prompts` prompts that are decoded a batch after the other: whether drafts stand is a
+matter of the text, and one prompt would decide. Ratios carry the names of DESIGN section 6.
 """
 
 import statistics
@@ -40,25 +41,32 @@ class DecodeSize:
     """What is decoded."""
 
     batches: tuple[int, ...] = (1, 8, 32)
+    fewest_prompts: int = 8
     prompt_tokens: int = 64
     new_tokens: int = 128
     long_prompt: int = 1000
     draft_vocab_size: int = 1024
 
 
-SMOKE = DecodeSize(batches=(1, 2), prompt_tokens=8, new_tokens=12, long_prompt=100, draft_vocab_size=512)
+SMOKE = DecodeSize(
+    batches=(1, 2), fewest_prompts=2, prompt_tokens=8, new_tokens=12, long_prompt=100, draft_vocab_size=512
+)
+
+
+Batches = list[list[list[int]]]
+"""The prompts of a cell, batch by batch."""
 
 
 class OurEngine:
     """An engine and the prompts of a cell."""
 
-    def __init__(self, model: "MTPModel", prompts: Sequence[list[int]], size: DecodeSize, decoder: str) -> None:
+    def __init__(self, model: "MTPModel", cell: Batches, size: DecodeSize, decoder: str) -> None:
         from mtp.decode import Engine, EngineOptions
 
-        self.size, self.prompts = size, prompts
+        self.size, self.cell, self.batch = size, cell, len(cell[0])
         self.decoder = "mtp" if decoder == MTP else "standard"
         options = EngineOptions(
-            max_batch_size=len(prompts),
+            max_batch_size=self.batch,
             max_model_len=size.prompt_tokens + size.new_tokens,
             prefix_caching=False,
             adaptive_drafts=decoder == MTP,
@@ -69,12 +77,15 @@ class OurEngine:
 
     def run(self) -> list[list[int]]:
         """The outputs, in the order of the prompts."""
+        return [output for prompts in self.cell for output in self._decode(prompts)]
+
+    def _decode(self, prompts: Sequence[list[int]]) -> list[list[int]]:
         from mtp.decode import Request, Sampling, Speculation
 
         sampling = Sampling(max_tokens=self.size.new_tokens, ignore_eos=True)
         wish = Speculation(decoder=self.decoder)  # type: ignore[arg-type]
         found: dict[int, list[int]] = {
-            self.engine.add(Request(prompt=prompt, sampling=sampling, speculation=wish)): [] for prompt in self.prompts
+            self.engine.add(Request(prompt=prompt, sampling=sampling, speculation=wish)): [] for prompt in prompts
         }
         while self.engine.has_work:
             for output in self.engine.step():
@@ -97,10 +108,11 @@ def bench_decode(
     ratios: list[Ratio] = []
     worst: list[tuple[float, ...]] = []
     for batch in size.batches:
-        cell = [prompts[place % len(prompts)] for place in range(batch)]
+        cell = _cell(prompts, batch, size)
+        work = sum(map(len, cell)) * size.new_tokens
         engines = {decoder: OurEngine(model, cell, size, decoder) for decoder in (STANDARD, MTP, INT8)}
         contestants = {
-            decoder: Contestant(f"{name} b{batch} {decoder}", engine.run, batch * size.new_tokens, detail={})
+            decoder: Contestant(f"{name} b{batch} {decoder}", engine.run, work, detail={})
             for decoder, engine in engines.items()
         }
         expected = _check_equal(engines)
@@ -117,11 +129,20 @@ def bench_decode(
         entries += [_described(who, one, measured[STANDARD], engines.get(who), limits) for who, one in measured.items()]
         ratios += _ratios(name, batch, measured)
         worst.append(pairwise(measured[MTP], measured[STANDARD]))
-        entries.append(draft_price(name, model, cell, size.draft_vocab_size, rounds, _mtp_target(name, batch)))
+        entries.append(draft_price(name, model, cell[0], size.draft_vocab_size, rounds, _mtp_target(name, batch)))
     lowest = min(worst, key=lambda values: sorted(values)[len(values) // 2])
     ratios.append(Ratio.of(f"worst_cell_vs_standard_{name}", lowest, WORST_TARGET, "higher"))
     entries.append(memory_per_request(name, model, size.prompt_tokens + size.new_tokens))
     return entries, ratios
+
+
+def _cell(prompts: Sequence[list[int]], batch: int, size: DecodeSize) -> Batches:
+    """Prompts of as many batches as it takes; they begin again where there are too few."""
+    batches = -(-size.fewest_prompts // batch)
+    return [
+        [prompts[(first + place) % len(prompts)] for place in range(batch)]
+        for first in range(0, batches * batch, batch)
+    ]
 
 
 def _check_equal(engines: dict[str, OurEngine]) -> list[list[int]]:

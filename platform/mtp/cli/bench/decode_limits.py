@@ -20,7 +20,7 @@ def limit_shares(ours: "OurEngine", rate: float, limits: dict[str, float], *, in
     from mtp.model import parameter_counts
 
     counts = parameter_counts(ours.engine.model.config)
-    stats, batch = ours.engine.stats, len(ours.prompts)
+    stats, batch = ours.engine.stats, ours.batch
     weights = counts.main_active - counts.embedding
     passes = rate / batch / max(stats.tokens_per_step, 1e-9)
     drafts = sum(stats.drafted_per_position)

@@ -36,6 +36,8 @@ TRAINING: dict[str, dict[str, Any]] = {
     "large": {"batch_size": 4, "optimizer": {"lr": 1.5e-3}},
 }
 """Small batches: these models see few tokens, so every one of them should move the weights."""
+LAMBDA = {"small": 0.3, "large": 1.0}
+"""Weight of every horizon beyond the first."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def training(name: str, minutes: float) -> Config:
         {
             "data": {**DATA, "path": str(kept.with_name(f"data-{DATA['vocab_size']}"))},
             "model": SHAPES[name],
+            "objective": {"lambdas": {"initial": LAMBDA[name]}},
             "train": {
                 "run_name": kept.name,
                 "storage_path": str(kept.with_name("runs")),
@@ -95,6 +98,6 @@ def is_cached(name: str, minutes: float) -> bool:
 
 def _kept(name: str, minutes: float) -> Path:
     """The model's folder; another shape, text or training has another one."""
-    recipe = json.dumps([DATA, SHAPES[name], TRAINING[name]], sort_keys=True).encode()
+    recipe = json.dumps([DATA, SHAPES[name], TRAINING[name], LAMBDA[name]], sort_keys=True).encode()
     digest = hashlib.blake2b(recipe, digest_size=4).hexdigest()
     return home() / "cache" / "bench-decode" / f"{name}-{minutes:g}-{digest}"

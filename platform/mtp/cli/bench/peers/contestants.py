@@ -101,15 +101,19 @@ def missing_entry(name: str, reason: str) -> dict[str, Any]:
 
 
 def contestant(
-    peer: RunningPeer, name: str, prompts: list[list[int]], new_tokens: int, expected: list[list[int]]
+    peer: RunningPeer, name: str, cell: list[list[list[int]]], new_tokens: int, expected: list[list[int]]
 ) -> Contestant | dict[str, Any]:
-    """A peer in one cell, its greedy outputs compared with ours."""
+    """A peer in one cell, whose prompts come batch by batch, its greedy outputs compared with ours."""
+
+    def run() -> list[list[int]]:
+        return [output for prompts in cell for output in peer.engine.run(prompts, new_tokens)]
+
     try:
-        found = peer.engine.run(prompts, new_tokens)
+        found = run()
     except Exception as error:  # of a foreign library: it goes into the report, and the others go on
         return missing_entry(name, f"{type(error).__name__}: {error}")
     detail = {"version": peer.engine.version, "same greedy outputs": agreement(found, expected)}
-    return Contestant(name, lambda: peer.engine.run(prompts, new_tokens), len(prompts) * new_tokens, detail=detail)
+    return Contestant(name, run, len(found) * new_tokens, detail=detail)
 
 
 def agreement(found: list[list[int]], expected: list[list[int]]) -> str:

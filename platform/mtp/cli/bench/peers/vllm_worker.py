@@ -20,8 +20,10 @@ class VLLM:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         if job["latent"] != [512, 64]:  # the only one that its MLA kernels know
             os.environ["VLLM_MLA_DISABLE"] = "1"
+        import torch
         import vllm  # type: ignore[import-not-found]
 
+        torch.cpu._is_amx_tile_supported = lambda: False  # vLLM's experts for AMX take no fp32; those for vectors do
         self._vllm = vllm
         drafting = {"method": "mtp", "num_speculative_tokens": job["drafts"]} if job["drafts"] else None
         self._model = vllm.LLM(
