@@ -6,6 +6,7 @@ port, and nobody else on the machine can ask it. It dies with this process (leas
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -101,12 +102,16 @@ class VLLMServer:
         self._process.wait()
 
     def _last_words(self) -> str:
-        """The last error in its log, else its last line."""
         self._log.seek(0)
-        text = self._log.read().decode("utf-8", "replace")
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        errors = [line for line in lines if "Error" in line]
-        return (errors or lines or ["it has said nothing"])[-1][-500:]
+        return last_words(self._log.read().decode("utf-8", "replace"))
+
+
+def last_words(log: str) -> str:
+    """The last error in a log that does not point to another one, else its last line."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [found[0] for line in lines if (found := re.search(r"\w*Error: .+", line))]
+    causes = [error for error in errors if "root cause above" not in error]
+    return (causes or errors or lines or ["it has said nothing"])[-1][-500:]
 
 
 def arguments(

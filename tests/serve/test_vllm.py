@@ -24,7 +24,7 @@ from serve.serving_engine import EngineStoppedError
 from serve.vllm_answer import prompt_logprobs_of, stats_of, steps_of
 from serve.vllm_engine import state_of
 from serve.vllm_request import Offer, body_of, check
-from serve.vllm_server import VLLMServer
+from serve.vllm_server import VLLMServer, last_words
 from serve.vllm_start import start_vllm
 from tests.decode.tiny import KINDS, tiny_config, train
 from tests.serve.conftest import value_of, wait_for
@@ -156,6 +156,18 @@ def test_without_vllm_one_sentence_says_what_to_install_and_where_to_name_it(fol
     for python, words in ((sys.executable, "has no vLLM; install it"), ("/no/python", "cannot be run")):
         with pytest.raises(MTPError, match=words):
             start_vllm(folder, ServeConfig(engine="vllm", vllm_python=python), lambda read: None)
+
+
+def test_why_vllm_did_not_start_is_the_error_that_the_others_point_to():
+    log = """
+        (EngineCore pid=7) ERROR 11-28 RuntimeError: expect weight to be bfloat16
+        (APIServer pid=1)     raise RuntimeError(
+        (APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above.
+        (APIServer pid=1) exit
+    """
+    assert last_words(log) == "RuntimeError: expect weight to be bfloat16"
+    assert last_words("INFO loading\nkilled\n") == "killed"
+    assert last_words("") == "it has said nothing"
 
 
 def test_modules_that_vllm_cannot_draft_with_are_refused_before_it_is_started(tmp_path):
