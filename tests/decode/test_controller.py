@@ -4,7 +4,19 @@ import random
 import pytest
 
 from mtp.decode import Engine, EngineOptions, Request, Sampling, Speculation, generate
-from mtp.decode.controller import EARLY, MARGIN, PATIENCE, PLAIN_STEPS, REFRESH, REGRET, Turns, best_lengths
+from mtp.decode.controller import (
+    COLD_STEPS,
+    EARLY,
+    LONGEST_COLD,
+    MARGIN,
+    PATIENCE,
+    PLAIN_STEPS,
+    REFRESH,
+    REGRET,
+    DraftController,
+    Turns,
+    best_lengths,
+)
 from mtp.decode.costs import Curve, StepCosts
 from tests.decode.tiny import random_prompts, tiny_model
 
@@ -139,6 +151,37 @@ def test_costs_follow_the_machine_and_a_single_slow_step_changes_nothing():
         known.verified(64, seconds)  # and passes of 64 three times
     assert known.verify(64) == pytest.approx(192.0)
     assert known.verify(1) == pytest.approx(2.0)
+
+
+def test_sizes_that_nobody_has_tried_are_judged_by_the_plain_steps():
+    known = costs(lambda n: float(n), lambda n: 0.5)
+    for _ in range(20):
+        known.verified(2, 2 * 3.0)  # steps with drafts, in a slow minute
+    for _ in range(30):
+        known.verified(1, 1.0)  # the minute is over, and nobody drafts
+    assert known.verify(1) == pytest.approx(1.0)
+    assert known.verify(64) == pytest.approx(64.0)
+
+
+def test_nothing_is_learned_from_the_first_steps_after_a_prompt_unless_there_are_no_others():
+    controller = DraftController(costs(lambda n: float(n), lambda n: 0.5), 3)
+    controller.prefilled()
+    for _ in range(COLD_STEPS):
+        controller.verified(1, 3.0)
+    assert controller.costs.verify(1) == pytest.approx(1.0)
+    for _ in range(30 * LONGEST_COLD):
+        controller.prefilled()
+        controller.verified(1, 3.0)
+    assert controller.costs.verify(1) == pytest.approx(3.0)
+
+
+def test_one_request_whose_drafts_fall_does_not_speak_for_the_next():
+    engine = Engine(tiny_model("sequential"), options=ADAPTIVE)
+    controller = engine._controller
+    controller.costs = costs(lambda n: 1.0 + 0.1 * n, lambda n: 0.05)
+    for _ in range(16):
+        controller._everyone.observe(1, 0)
+    assert best_lengths([[controller._belief(k) for k in range(3)]], 0, controller.costs, MARGIN).gain > MARGIN
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -20,13 +20,16 @@ from mtp.decode.costs import StepCosts
 from mtp.decode.sequence import Sequence
 
 PATIENCE = 16
-EARLY, REFRESH, PLAIN_STEPS = 8, 128, 2
-"""Drafting steps before some without drafts at a new batch size, later, and how many those are. Not at the very start:
-the first steps after a prompt find other weights in the caches than the later ones, and take up to twice as long."""
+EARLY, REFRESH, PLAIN_STEPS = 16, 128, 2
+"""Drafting steps before some without drafts at a new batch size, later, and how many those are."""
+COLD_STEPS, LONGEST_COLD = 8, 64
+"""The first steps after a prompt find other weights in the caches than the later ones, and take up to three times as
+long: nothing is learned from them about what costs what, unless prompts come so often that nothing else is left."""
 REGRET, PROBE_STEPS = 0.01, 32
 """Share of the time that probing may cost, and drafting steps of one probe."""
-OPTIMISM = 0.75
-"""What is believed of a draft before any was seen."""
+OPTIMISM, OPTIMISM_WEIGHT = 0.75, 100.0
+"""What is believed of a draft before any was seen, and how many trials move that half way to what they show: several
+requests', since texts differ more than the drafts of one."""
 OWN_WEIGHT = 12.0
 """So many trials of its own move a request half way from the mean of all to its own mean."""
 OWN_MEMORY, MEMORY = 0.97, 0.998
@@ -111,6 +114,8 @@ class DraftController:
         self._probe: Probe | None = None
         self._spent = 0.0
         self._probed = 0.0
+        self._since_prompt = 0
+        self._unlearned = 0
 
     def meet(self, sequence: Sequence) -> None:
         """A request has come; what becomes of it is decided before its first pass, by `settle`."""
@@ -147,10 +152,18 @@ class DraftController:
             self._own[sequence.id].observe(drafted, accepted)
             self._idle[sequence.id] = 0 if drafted else self._idle[sequence.id] + 1
 
+    def prefilled(self) -> None:
+        """A prompt, or a part of one, was computed."""
+        self._since_prompt = 0
+
     def verified(self, tokens: int, seconds: float) -> None:
         """A step's pass over so many tokens took so long."""
         self._spent += seconds
-        self.costs.verified(tokens, seconds)
+        self._since_prompt += 1
+        self._unlearned += 1
+        if self._since_prompt > COLD_STEPS or self._unlearned > LONGEST_COLD:
+            self._unlearned = 0
+            self.costs.verified(tokens, seconds)
 
     def gave_up(self, sequence: Sequence) -> bool:
         """Whether drafts have not paid for this request for long."""
@@ -184,7 +197,7 @@ class DraftController:
             self._own[sequence.id], self._idle[sequence.id] = Acceptance(OWN_MEMORY), 0
 
     def _belief(self, k: int) -> float:
-        return self._everyone.chance(k, OPTIMISM, 2.0)
+        return self._everyone.chance(k, OPTIMISM, OPTIMISM_WEIGHT)
 
     def _may_probe(self, rows: int, filling: float) -> bool:
         """Whether the budget has grown to what a probe among `rows` requests is going to cost."""

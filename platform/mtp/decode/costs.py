@@ -2,8 +2,8 @@
 
 Calibrated once when the engine starts, on passes whose results nobody reads. Afterwards every step tells two things:
 how fast the machine is now (`pace`, common to all costs: somebody else's work slows passes of every size), and, where
-its size is not the one that most steps have, how far that size is off the calibration. All by medians, so that a step
-during which the machine did something else counts for nothing.
+smaller passes were made shortly before, how far its size is off the calibration beside them. All by medians, so that a
+step during which the machine did something else counts for nothing.
 """
 
 import bisect
@@ -60,10 +60,6 @@ class Curve:
         self._seen[point].append(ratio)
         self._corrections[point] = statistics.median(self._seen[point])
 
-    def observations(self, size: int) -> int:
-        """Measurements that the correction of about this size stands on."""
-        return len(self._seen[self.point(size)])
-
     def at(self, size: int) -> float:
         """Seconds for `size`, corrected."""
         return self.calibrated(size) * self.correction(size)
@@ -111,9 +107,10 @@ class StepCosts:
             point, ratio = self._verify.point(tokens), seconds / self._verify.calibrated(tokens)
             self._recent.append((point, ratio / self._verify.correction(tokens)))
             self._pace = statistics.median(value for _, value in self._recent)
-            alike = sum(other == point for other, _ in self._recent)
-            if 2 * alike <= len(self._recent):  # what most steps do is the pace; the others are measured against it
-                self._verify.observe(tokens, ratio / self._pace)
+            smallest = min(other for other, _ in self._recent)
+            if point > smallest:  # or a correction of the smallest would leave all sizes that nobody has tried behind
+                plain = statistics.median(value for other, value in self._recent if other == smallest)
+                self._verify.observe(tokens, ratio / plain)
 
 
 def measure(run: Callable[[int], object], sizes: Sequence[int]) -> Curve:

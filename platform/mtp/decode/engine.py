@@ -167,6 +167,8 @@ class Engine:
         sequences = [sequence for sequence, _ in chunks]
         counts = np.array([chunk for _, chunk in chunks])
         starts, _, hidden = self._target_pass(sequences, counts)
+        if self._controller is not None:
+            self._controller.prefilled()
         for sequence, chunk in chunks:
             sequence.computed += chunk
         self._drafting.fill(sequences, starts, counts, hidden)
