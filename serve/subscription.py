@@ -30,8 +30,12 @@ class Subscription:
         self.urgent |= output.finish_reason is not None
 
     def take(self) -> list[StepOutput]:
-        """What has come since the last time."""
+        """What has come since the last time, with counts that do not grow: a later step would while they are sent."""
         kept, self._kept, self.urgent = self._kept, [], False
+        if kept:
+            so_far = kept[-1].so_far.copy()
+            for output in kept:
+                output.so_far = so_far
         return kept
 
     def deliver(self, outputs: Sequence[StepOutput], *, stopped: bool = False) -> None:

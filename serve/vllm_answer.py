@@ -41,7 +41,7 @@ async def steps_of(lines: AsyncIterator[str]) -> AsyncIterator[StepOutput]:
             raise EngineStoppedError(f"vLLM ended a request with {output.finish_reason}")
         if output.tokens:
             so_far.count_step(len(output.tokens), 0, 0)
-        output.so_far = copy_of(so_far)
+        output.so_far = so_far.copy()
         if output.finish_reason is not None:
             last = output
         elif output.tokens:
@@ -97,13 +97,6 @@ def stats_of(event: dict[str, Any], tokens: int) -> DecodeStats:
         drafted_per_position=[sum(count > position for count in drafted) for position in positions],
         accepted_per_position=[sum(count > position for count in accepted) for position in positions],
     )
-
-
-def copy_of(stats: DecodeStats) -> DecodeStats:
-    """Statistics that do not grow."""
-    copy = DecodeStats()
-    copy.add(stats)
-    return copy
 
 
 def _logprobs(lists: dict[str, Any] | None) -> list[TokenLogprob] | None:

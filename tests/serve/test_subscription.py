@@ -57,6 +57,18 @@ def test_every_output_is_taken_once_and_in_order():
     assert asyncio.run(run()) == [[[1], [2]], []]
 
 
+def test_what_was_taken_does_not_change_while_it_is_sent():
+    async def run():
+        subscription, growing = Subscription(asyncio.get_running_loop()), DecodeStats()
+        growing.count_step(1, 0, 0)
+        subscription.keep(output(1, so_far=growing))
+        taken = subscription.take()
+        growing.count_step(3, 2, 2)
+        return taken[0].so_far
+
+    assert asyncio.run(run()) == DecodeStats(target_passes=1, tokens=1)
+
+
 def test_what_is_delivered_together_is_read_as_one_output():
     batches, after = read([([output(1), output(2, 3)], False), ([output(4, finish_reason="stop")], False)])
     assert batches == [[[1, 2, 3]], [[4]]]

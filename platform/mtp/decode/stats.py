@@ -55,6 +55,12 @@ class DecodeStats:
         self.verify_seconds += other.verify_seconds
         self.prefill_seconds += other.prefill_seconds
 
+    def copy(self) -> "DecodeStats":
+        """Counts that do not grow."""
+        found = DecodeStats()
+        found.add(self)
+        return found
+
     def reset(self) -> None:
         """Start again from nothing."""
         fresh = DecodeStats()
