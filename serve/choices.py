@@ -49,30 +49,18 @@ class Choice:
         try:
             async for outputs in self.outputs:
                 self.arrivals.append(time.monotonic())
-                if good := [output for output in outputs if output.error is None]:
-                    delta = self._take_all(good)
+                for output in outputs:
+                    if output.error is not None:  # which nothing follows
+                        self.stats = output.so_far
+                        raise APIError(500, output.error, code="decoding_failed")
+                    delta = self._take(output)
                     self.pieces += delta.pieces
                     yield delta
                     if delta.stopped:
                         return
-                if outputs and outputs[-1].error is not None:  # which nothing follows
-                    self.stats = outputs[-1].so_far
-                    raise APIError(500, outputs[-1].error, code="decoding_failed")
         except EngineStoppedError:
             message = "the replica of this request has died, and so did others after it"
             raise APIError(503, message, code="engine_lost", retry_after=5) from None
-
-    def _take_all(self, outputs: Sequence[StepOutput]) -> Delta:
-        """What came at once, as one: every message to the client costs about as much as a small model's token."""
-        whole = Delta()
-        for output in outputs:
-            delta = self._take(output)
-            whole.text += delta.text
-            whole.pieces += delta.pieces
-            if delta.stopped:
-                whole.stopped = True
-                break
-        return whole
 
     def _take(self, output: StepOutput) -> Delta:
         self.stats = output.so_far

@@ -34,12 +34,6 @@ def told(*batches):
     return texts, lambda: asyncio.run(read())
 
 
-def test_steps_that_come_together_are_one_delta():
-    texts, read = told([step("hello")], [step(" wor"), step("ld", finish_reason="length")])
-    read()
-    assert texts == ["hello", " world"]
-
-
 def test_text_that_came_with_a_failure_is_told_before_it():
     texts, read = told([step("hello"), step(error="the logits are not finite", finish_reason="error")])
     with pytest.raises(APIError, match="the logits are not finite"):

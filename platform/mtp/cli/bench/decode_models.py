@@ -31,13 +31,14 @@ LARGE = SMALL | {
 }  # fmt: skip
 TINY = SMALL | {"hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 32, "num_hidden_layers": 2}
 SHAPES = {"small": SMALL, "large": LARGE}
-TRAINING: dict[str, dict[str, Any]] = {
-    "small": {"batch_size": 4, "optimizer": {"lr": 3e-3}},
-    "large": {"batch_size": 4, "optimizer": {"lr": 1.5e-3}},
+RECIPES: dict[str, dict[str, Any]] = {
+    "small": {"train": {"batch_size": 4, "optimizer": {"lr": 3e-3}}},
+    "large": {
+        "train": {"batch_size": 4, "optimizer": {"lr": 1.5e-3}},
+        "objective": {"lambdas": {"initial": 1.0}},
+    },
 }
 """Small batches: these models see few tokens, so every one of them should move the weights."""
-LAMBDA = {"small": 0.3, "large": 1.0}
-"""Weight of every horizon beyond the first."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,12 @@ class Trained:
 
 def training(name: str, minutes: float) -> Config:
     """The job of one worker that makes the model."""
-    kept = _kept(name, minutes)
+    kept, recipe = _kept(name, minutes), RECIPES[name]
     return build_config(
         {
             "data": {**DATA, "path": str(kept.with_name(f"data-{DATA['vocab_size']}"))},
             "model": SHAPES[name],
-            "objective": {"lambdas": {"initial": LAMBDA[name]}},
+            "objective": recipe.get("objective", {}),
             "train": {
                 "run_name": kept.name,
                 "storage_path": str(kept.with_name("runs")),
@@ -64,7 +65,7 @@ def training(name: str, minutes: float) -> Config:
                 "minutes": minutes,
                 "evaluate_rows": 16,
                 "checkpoint": {"every_steps": 1_000_000, "keep": 1},
-                **TRAINING[name],
+                **recipe["train"],
             },
             "tracking": {"experiment": "bench", "uri": f"sqlite:///{kept.with_name('mlflow.db')}"},
         }
@@ -98,6 +99,6 @@ def is_cached(name: str, minutes: float) -> bool:
 
 def _kept(name: str, minutes: float) -> Path:
     """The model's folder; another shape, text or training has another one."""
-    recipe = json.dumps([DATA, SHAPES[name], TRAINING[name], LAMBDA[name]], sort_keys=True).encode()
+    recipe = json.dumps([DATA, SHAPES[name], RECIPES[name]], sort_keys=True).encode()
     digest = hashlib.blake2b(recipe, digest_size=4).hexdigest()
     return home() / "cache" / "bench-decode" / f"{name}-{minutes:g}-{digest}"

@@ -31,22 +31,13 @@ struct Weight {
 
 constexpr long AHEAD = 512;  // bytes of each row of w between what is asked for and what is used
 
-// sum[r][c] += x[r][k..k+LANES) * w[c][k..k+LANES), or as many of these values as there are
-template <class T, int R, int C>
-static inline void multiply_lanes(const float* const* x, const T* w, long in, long k, vec total[R][C]) {
+// total[r][c] += x[r][k..) * w[c][k..), of so many values as `take` loads
+template <class T, int R, int C, class Take>
+static inline void multiply_lanes(const float* const* x, const T* w, long in, long k, vec total[R][C], Take take) {
   vec weights[C];
-  for (int c = 0; c < C; c++) weights[c] = load(w + c * in + k);
+  for (int c = 0; c < C; c++) weights[c] = take(w + c * in + k);
   for (int r = 0; r < R; r++) {
-    const vec row = load(x[r] + k);
-    for (int c = 0; c < C; c++) total[r][c] = fused(row, weights[c], total[r][c]);
-  }
-}
-template <class T, int R, int C>
-static inline void multiply_some(const float* const* x, const T* w, long in, long k, vec total[R][C]) {
-  vec weights[C];
-  for (int c = 0; c < C; c++) weights[c] = load_some(w + c * in + k, in - k);
-  for (int r = 0; r < R; r++) {
-    const vec row = load_some(x[r] + k, in - k);
+    const vec row = take(x[r] + k);
     for (int c = 0; c < C; c++) total[r][c] = fused(row, weights[c], total[r][c]);
   }
 }
@@ -57,16 +48,17 @@ template <class T, int R, int C>
 static inline void tile(const float* const* x, const T* w, long in, float total[R][C], bool fresh) {
   constexpr long SIZE = sizeof(T), STEP = LINE / SIZE;
   const long ahead = AHEAD / SIZE < in ? AHEAD / SIZE : in;
+  const auto all = [](const auto* p) { return load(p); };
   vec lanes[R][C] = {};
   long k = 0;
   if (fresh)
     for (; k + STEP <= in; k += STEP) {
       const T* next = w + k + ahead + (k + ahead < in ? 0 : (C - 1) * in);
       for (int c = 0; c < C; c++) __builtin_prefetch(next + c * in);
-      for (long j = 0; j < STEP; j += LANES) multiply_lanes<T, R, C>(x, w, in, k + j, lanes);
+      for (long j = 0; j < STEP; j += LANES) multiply_lanes<T, R, C>(x, w, in, k + j, lanes, all);
     }
-  for (; k + LANES <= in; k += LANES) multiply_lanes<T, R, C>(x, w, in, k, lanes);
-  if (k < in) multiply_some<T, R, C>(x, w, in, k, lanes);
+  for (; k + LANES <= in; k += LANES) multiply_lanes<T, R, C>(x, w, in, k, lanes, all);
+  if (k < in) multiply_lanes<T, R, C>(x, w, in, k, lanes, [&](const auto* p) { return load_some(p, in - k); });
   const vec* flat = &lanes[0][0];
   float* out = &total[0][0];
   int i = 0;
@@ -100,29 +92,23 @@ static inline long columns(const float* const* x, float* const* y, int row, cons
   return o;
 }
 
-template <class T, int R, int C>
-static inline void rows(const float* const* x, float* const* y, int row, const T* w, long in, long o, long end,
-                        const Landing& landing, bool fresh) {
-  o = columns<T, R, C>(x, y, row, w, in, o, end, landing, fresh);
+// Columns of a tile of so many rows: the registers hold its sums and what is loaded for them, nothing of it twice.
+constexpr int columns_for(int rows) {
+  constexpr int FEW[] = {0, 8, 6, 4, 3, 2, 2}, MANY[] = {0, 8, 8, 8, 6, 4, 4};
+  return (REGISTERS >= 32 ? MANY : FEW)[rows];
+}
+
+template <class T, int R>
+static inline void tiles(const float* const* x, float* const* y, int row, const T* w, long in, long o, long end,
+                         const Landing& landing, bool fresh) {
+  o = columns<T, R, columns_for(R)>(x, y, row, w, in, o, end, landing, fresh);
   o = columns<T, R, 2>(x, y, row, w, in, o, end, landing, fresh);
   columns<T, R, 1>(x, y, row, w, in, o, end, landing, fresh);
 }
 
 constexpr int ROW_CHUNK = 36;      // rows of x that stay in the second-level cache
 constexpr long COLUMN_CHUNK = 24;  // rows of w that stay in the first-level cache; every tile's width divides it
-
-// Columns of a tile of so many rows: the registers hold its sums and what is loaded for them, and nothing is loaded twice.
-constexpr int columns_for(int rows) {
-  constexpr int FEW[] = {0, 8, 6, 4, 3, 2, 2}, MANY[] = {0, 8, 8, 8, 6, 4, 4};
-  return (REGISTERS >= 32 ? MANY : FEW)[rows];
-}
 constexpr int TILE_ROWS = 6;
-
-template <class T, int R>
-static inline void tiles(const float* const* x, float* const* y, int row, const T* w, long in, long o, long end,
-                         const Landing& landing, bool fresh) {
-  rows<T, R, columns_for(R)>(x, y, row, w, in, o, end, landing, fresh);
-}
 
 template <class T>
 static void product(const float* const* x, float* const* y, int n, const T* w, long in, long begin, long end,
