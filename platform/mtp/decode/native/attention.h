@@ -1,5 +1,6 @@
 // Multi-head latent attention in its absorbed order, over paged latents; see mtp/model/attention.py for the formulas.
 #pragma once
+#include <algorithm>
 #include <vector>
 
 #include "linear.h"
@@ -48,14 +49,26 @@ static inline void rotate(const float* x, const Tokens& t, long position, long r
   }
 }
 
-// context[h][k..k+W LANES) = sum_s weights[h][s] latent_s[k..), over `count` cached entries, block after block.
+// The queries of some heads and some tokens of one row, which see different numbers of cached entries.
+struct alignas(LINE) Queries {
+  std::vector<const float*> query;  // (rank + rope) each
+  std::vector<float*> scores, context, landing;
+  std::vector<long> counts;
+  long fewest, most;  // of counts
+
+  void clear() { query.clear(), scores.clear(), context.clear(), counts.clear(); }
+};
+
+// context[h][k..k+W LANES) = sum_s weights[h][s] latent_s[k..) for s < counts[h], block after block.
 template <int H, int W>
-static void weighted_columns(const float* const* weights, const float* pages, const int64_t* table, long block_size,
-                             long width, long k, long count, float* const* context) {
+static void weighted_columns(const Queries& q, long first, const float* pages, const int64_t* table, long block_size,
+                             long width, long k) {
+  const float* weights[H];
+  for (int h = 0; h < H; h++) weights[h] = q.scores[first + h];
   vec total[H][W] = {};
-  for (long begin = 0; begin < count; begin += block_size) {
+  for (long begin = 0; begin < q.fewest; begin += block_size) {
     const float* entry = pages + table[begin / block_size] * block_size * width + k;
-    const long end = begin + block_size < count ? begin + block_size : count;
+    const long end = begin + block_size < q.fewest ? begin + block_size : q.fewest;
     for (long s = begin; s < end; s++, entry += width) {
       vec values[W];
       for (int w = 0; w < W; w++) values[w] = load(entry + w * LANES);
@@ -64,23 +77,30 @@ static void weighted_columns(const float* const* weights, const float* pages, co
     }
   }
   for (int h = 0; h < H; h++)
-    for (int w = 0; w < W; w++) store(context[h] + k + w * LANES, total[h][w]);
+    for (int w = 0; w < W; w++) store(q.context[first + h] + k + w * LANES, total[h][w]);
+  if (q.most == q.fewest) return;
+  for (int h = 0; h < H; h++)  // what later tokens alone see
+    for (long s = q.fewest; s < q.counts[first + h]; s++) {
+      const float* entry = pages + (table[s / block_size] * block_size + s % block_size) * width + k;
+      float* context = q.context[first + h] + k;
+      for (int w = 0; w < W; w++)
+        store(context + w * LANES, fused(load(entry + w * LANES), vec{} + weights[h][s], load(context + w * LANES)));
+    }
 }
 
 template <int H>
-static void weighted_sum(const float* const* weights, const float* pages, const int64_t* table, long block_size,
-                         long width, long rank, long count, float* const* context) {
+static void weighted_sum(const Queries& q, long first, const float* pages, const int64_t* table, long block_size,
+                         long width, long rank) {
   long k = 0;
   for (; k + 2 * LANES <= rank; k += 2 * LANES)
-    weighted_columns<H, 2>(weights, pages, table, block_size, width, k, count, context);
-  for (; k + LANES <= rank; k += LANES)
-    weighted_columns<H, 1>(weights, pages, table, block_size, width, k, count, context);
+    weighted_columns<H, 2>(q, first, pages, table, block_size, width, k);
+  for (; k + LANES <= rank; k += LANES) weighted_columns<H, 1>(q, first, pages, table, block_size, width, k);
   for (; k < rank; k++)
-    for (int h = 0; h < H; h++) {
+    for (long h = first; h < first + H; h++) {
       float total = 0;
-      for (long s = 0; s < count; s++)
-        total = fused(weights[h][s], pages[(table[s / block_size] * block_size + s % block_size) * width + k], total);
-      context[h][k] = total;
+      for (long s = 0; s < q.counts[h]; s++)
+        total = fused(q.scores[h][s], pages[(table[s / block_size] * block_size + s % block_size) * width + k], total);
+      q.context[h][k] = total;
     }
 }
 
@@ -100,26 +120,25 @@ static void softmax(float* scores, long count, float scale) {
   for (long j = 0; j < count; j++) scores[j] /= total;
 }
 
-// Heads [first, last) of one token: query (heads, rank + rope) -> context (heads, rank).
-static void attend(const Attention& a, const Tokens& t, long n, const float* pages, const float* const* query,
-                   float* const* scores, float* const* context, long first, long last) {
-  const long width = a.rank + a.rope, count = t.positions[n] + 1;
+// query (rank + rope) -> context (rank) of all `q`, which belong to the row of token n.
+static void attend(const Attention& a, const Tokens& t, long n, const float* pages, Queries& q) {
+  const long width = a.rank + a.rope, rows = (long)q.query.size();
   const int64_t* table = t.tables + t.row_of[n] * t.table_width;
-  std::vector<float*> landing(last - first);
-  for (long begin = 0; begin < count; begin += t.block_size) {
-    const long some = count - begin < t.block_size ? count - begin : t.block_size;
-    for (long h = first; h < last; h++) landing[h - first] = scores[h] + begin;
+  q.fewest = *std::min_element(q.counts.begin(), q.counts.end());
+  q.most = *std::max_element(q.counts.begin(), q.counts.end());
+  q.landing.resize(rows);
+  for (long begin = 0; begin < q.most; begin += t.block_size) {
+    const long some = q.most - begin < t.block_size ? q.most - begin : t.block_size;
+    for (long r = 0; r < rows; r++) q.landing[r] = q.scores[r] + begin;
     const Weight keys{pages + table[begin / t.block_size] * t.block_size * width, nullptr, some, width};
-    linear(keys, query + first, landing.data(), (int)(last - first), 0, some);
+    linear(keys, q.query.data(), q.landing.data(), (int)rows, 0, some);
   }
-  for (long h = first; h < last; h++) softmax(scores[h], count, a.scale);
-  long h = first;
+  for (long r = 0; r < rows; r++) softmax(q.scores[r], q.counts[r], a.scale);
+  long r = 0;
   if (REGISTERS >= 32)
-    for (; h + 8 <= last; h += 8)
-      weighted_sum<8>(scores + h, pages, table, t.block_size, width, a.rank, count, context + h);
-  for (; h + 4 <= last; h += 4)
-    weighted_sum<4>(scores + h, pages, table, t.block_size, width, a.rank, count, context + h);
-  for (; h < last; h++) weighted_sum<1>(scores + h, pages, table, t.block_size, width, a.rank, count, context + h);
+    for (; r + 8 <= rows; r += 8) weighted_sum<8>(q, r, pages, table, t.block_size, width, a.rank);
+  for (; r + 4 <= rows; r += 4) weighted_sum<4>(q, r, pages, table, t.block_size, width, a.rank);
+  for (; r < rows; r++) weighted_sum<1>(q, r, pages, table, t.block_size, width, a.rank);
 }
 
 }  // namespace mtp

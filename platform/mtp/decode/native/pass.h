@@ -40,10 +40,14 @@ struct Pass {
 struct Buffers {
   Buffer x, normed, q_a, query_raw, query, latent, context, head_out, inner, inner_up, joined;
   std::vector<Floats> scores;
+  std::vector<Queries> queries;
+  std::atomic<long> next_item{0};  // of attention's, for whichever thread is free
   Assignments assignments;
 };
 
 static thread_local Buffers buffers;
+
+constexpr long QUERY_ROWS = 16;  // that attention takes together
 
 // Rows n of `of` shifted by `offset` values.
 static void shifted(float* const* of, long n, long offset, std::vector<float*>& out) {
@@ -87,6 +91,7 @@ static void project(const Team& team, const Weight& w, const float* const* x, fl
 // Queries with W_UK absorbed (heads x (rank + rope)), and this pass's entries of the cache.
 static void prepare(const Team& team, const Attention& a, const Tokens& t, float* pages, Buffers& b) {
   const long n = t.count, width = a.rank + a.rope, head = a.nope + a.rope;
+  if (team.id == 0) b.next_item.store(0, std::memory_order_relaxed);
   for (long i = team.id; i < n; i += team.size) {
     const int64_t position = t.positions[i];
     const int64_t block = t.tables[t.row_of[i] * t.table_width + position / t.block_size];
@@ -107,6 +112,34 @@ static void prepare(const Team& team, const Attention& a, const Tokens& t, float
   team.meet();
 }
 
+// Tokens of one row read its cached entries together, up to QUERY_ROWS queries at a time. Which thread takes which heads
+// and tokens is nobody's business: each query's numbers are its own.
+static void attend_all(const Team& team, const Attention& a, const Tokens& t, const float* pages, Buffers& b) {
+  const long n = t.count, span = t.table_width * t.block_size;
+  const long parts = n < 2 * team.size ? std::min<long>(team.size, a.heads) : 1;  // of the heads
+  const long together = std::max<long>(1, QUERY_ROWS * parts / a.heads);
+  Floats& scores = b.scores[team.id];
+  Queries& q = b.queries[team.id];
+  if ((long)scores.size() < (a.heads / parts + 1) * together * span)
+    scores.resize((a.heads / parts + 1) * together * span);
+  long item = 0, mine = b.next_item.fetch_add(1, std::memory_order_relaxed);
+  for (long first = 0, last; first < n; first = last) {
+    for (last = first + 1; last < n && last < first + together && t.row_of[last] == t.row_of[first]; last++) {}
+    for (long part = 0; part < parts; part++, item++) {
+      if (item != mine) continue;
+      q.clear();
+      for (long i = first; i < last; i++)
+        for (long h = a.heads * part / parts; h < a.heads * (part + 1) / parts; h++) {
+          q.scores.push_back(scores.data() + (long)q.query.size() * span);
+          q.query.push_back(b.query.at[i * a.heads + h]), q.context.push_back(b.context.at[i * a.heads + h]);
+          q.counts.push_back(t.positions[i] + 1);
+        }
+      attend(a, t, first, pages, q);
+      mine = b.next_item.fetch_add(1, std::memory_order_relaxed);
+    }
+  }
+}
+
 static void attention(const Team& team, const Block& block, const Tokens& t, float* const* x, Buffers& b, long d) {
   const Attention& a = block.attention;
   const long n = t.count;
@@ -122,17 +155,7 @@ static void attention(const Team& team, const Block& block, const Tokens& t, flo
   project(team, a.q, input, b.query_raw.at.data(), n, false);
   team.meet();
   prepare(team, a, t, block.pages, b);
-  Floats& mine = b.scores[team.id];
-  const long span = t.table_width * t.block_size;
-  if ((long)mine.size() < a.heads * span) mine.resize(a.heads * span);
-  std::vector<float*> scores(a.heads);
-  for (long h = 0; h < a.heads; h++) scores[h] = mine.data() + h * span;
-  const long groups = n < team.size ? std::min<long>(team.size, a.heads) : 1;
-  for (long item = team.id; item < n * groups; item += team.size) {
-    const long i = item / groups, g = item % groups, first = a.heads * g / groups, last = a.heads * (g + 1) / groups;
-    attend(a, t, i, block.pages, b.query.at.data() + i * a.heads, scores.data(), b.context.at.data() + i * a.heads,
-           first, last);
-  }
+  attend_all(team, a, t, block.pages, b);
   team.meet();
   long begin, end;
   team.share(a.value, 8, begin, end);
@@ -174,7 +197,7 @@ static void reserve(const Pass& p, Buffers& b) {
   }
   b.q_a.rows(n, q_a), b.query_raw.rows(n, raw), b.query.rows(n * heads, query), b.latent.rows(n, latent);
   b.context.rows(n * heads, context), b.head_out.rows(n, out), b.inner.rows(n, inner), b.inner_up.rows(n, inner);
-  if ((long)b.scores.size() < p.threads) b.scores.resize(p.threads);
+  if ((long)b.scores.size() < p.threads) b.scores.resize(p.threads), b.queries.resize(p.threads);
 }
 
 // The blocks of a pass over its N tokens; fills rows `places` of output.
