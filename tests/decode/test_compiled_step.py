@@ -73,12 +73,14 @@ def test_int8_weights_are_within_half_a_step_and_decode():
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "none"])
 def test_int8_drafts_change_no_token(kind):
     model, prompts = tiny_model(kind), random_prompts(4, seed=43)
-    options = EngineOptions(quantization="drafts")
+    options = EngineOptions(quantization="auto")
     for sampling in (Sampling(max_tokens=20), Sampling(max_tokens=20, temperature=1.0, seed=5)):
         standard = generate(model, prompts, sampling, Speculation(decoder="standard"))
         drafted = generate(model, prompts, sampling, Speculation(), options=options)
         assert [one.tokens for one in drafted] == [one.tokens for one in standard]
     assert sum(one.stats.drafted_per_position[0] for one in drafted)
+    network = Engine(model, options=options)._network
+    assert network._draft_layout is not network._layout
 
 
 def test_without_a_compiler_pytorch_decodes_the_same_and_one_note_says_so(monkeypatch, caplog):
@@ -92,6 +94,7 @@ def test_without_a_compiler_pytorch_decodes_the_same_and_one_note_says_so(monkey
             found = [generate(model, prompts, Sampling(max_tokens=20)) for _ in range(2)][-1]
         with pytest.raises(MTPError, match="no C\\+\\+ compiler"):
             Engine(model, options=EngineOptions(compiled_step="on"))
+        assert isinstance(Engine(model, options=EngineOptions(quantization="auto"))._network, TorchNetwork)
         for quantization in ("int8", "drafts"):
             with pytest.raises(MTPError, match=quantization):
                 Engine(model, options=EngineOptions(quantization=quantization))

@@ -6,18 +6,15 @@ import pytest
 from mtp.decode import Engine, EngineOptions, Request, Sampling, Speculation, generate
 from mtp.decode.controller import (
     COLD_STEPS,
-    EARLY,
     LONGEST_COLD,
     MARGIN,
     PATIENCE,
-    PLAIN_STEPS,
-    REFRESH,
     REGRET,
     DraftController,
-    Turns,
     best_lengths,
 )
 from mtp.decode.costs import Curve, StepCosts
+from mtp.decode.turns import EARLY, KEPT, PLAIN_STEPS, REFRESH, Step, Turns
 from tests.decode.tiny import random_prompts, tiny_model
 
 ADAPTIVE = EngineOptions(adaptive_drafts=True)
@@ -105,6 +102,13 @@ def test_a_request_whose_drafts_pay_no_more_ends_as_standard_decoding():
     assert not engine._controller.controls(sequence)
 
 
+def set_clock(controller, verify, draft):
+    """Let steps take verify(rows, drafts) seconds, and `levels` drafts in a row draft(levels), whatever they take."""
+    verified, drafted = controller.verified, controller.drafted
+    controller.verified = lambda rows, drafts, accepted, _: verified(rows, drafts, accepted, verify(rows, drafts))
+    controller.drafted = lambda rows, levels, _: drafted(rows, levels, draft(levels))
+
+
 class Known(StepCosts):
     """Costs that stay what they are, whatever this machine takes."""
 
@@ -120,6 +124,7 @@ def test_probing_costs_no_more_than_its_share_of_the_time():
     engine = Engine(tiny_model("sequential"), options=ADAPTIVE)
     controller, fill = engine._controller, Curve([(1, 0.3)])
     controller.costs = known = Known(Curve([(1, 1.0), (64, 13.6)]), Curve([(1, 0.3), (8, 0.3)]), fill)
+    set_clock(controller, lambda rows, drafts: known.verify(rows + drafts), lambda levels: 0.3 * levels)
     for _ in range(1000):
         controller._everyone.observe(3, 0)
     finished(engine, 100)
@@ -132,13 +137,49 @@ def test_probing_costs_no_more_than_its_share_of_the_time():
     assert 0 < drafted * draft <= REGRET * spent
 
 
-def test_steps_without_drafts_come_after_the_first_with_drafts_and_seldom_later():
-    turns, made = Turns(), []
-    for _ in range(2 * REFRESH):
-        made.append(not turns.plain_is_due)
-        turns.count(made[-1])
+def take_turns(turns, steps, drafting, promise, worth_drafting=lambda worth: True):
+    """Steps as a controller makes them; whether each had drafts. Plain ones take a second for each of two requests."""
+    made = []
+    for _ in range(steps):
+        made.append(not turns.plain_is_due and worth_drafting(turns.worth))
+        turns.count(drafting if made[-1] else Step(2, 2, 1.0), promise if made[-1] else None)
+    return made
+
+
+def test_steps_without_drafts_come_often_at_first_and_seldom_later():
+    known = KEPT * (EARLY + PLAIN_STEPS)
+    made = take_turns(Turns(), known + 2 * (REFRESH + PLAIN_STEPS), Step(2, 3, 1.0), 1.5)
     assert made[: EARLY + PLAIN_STEPS + 1] == [True] * EARLY + [False] * PLAIN_STEPS + [True]
-    assert made.count(False) == 2 * PLAIN_STEPS
+    assert made[:known].count(False) == KEPT * PLAIN_STEPS
+    assert made[known:].count(False) == 2 * PLAIN_STEPS
+
+
+def test_a_promise_is_worth_what_the_steps_around_it_made_of_it():
+    kept, broken = Turns(), Turns()
+    take_turns(kept, 200, Step(2, 3, 1.2), 1.25)
+    assert kept.worth == pytest.approx(1.0)
+    take_turns(broken, 200, Step(2, 3, 2.0), 1.5)  # half as many tokens more, in twice the time
+    assert broken.worth == pytest.approx(0.5)
+
+
+def test_drafts_that_break_their_promise_are_tried_again_but_seldom():
+    made = take_turns(Turns(), 20_000, Step(2, 3, 1.6), 1.5, lambda worth: 1.5 * worth > MARGIN)
+    assert made[:EARLY] == [True] * EARLY
+    assert made.count(True) > EARLY
+    assert made.count(True) * (1.6 - 3 / 2) < REGRET * len(made)
+    assert sum(a != b for a, b in itertools.pairwise(made)) == 2 * made.count(True) / EARLY - 1
+
+
+def test_a_controller_whose_costs_are_wrong_stops_drafting():
+    """The calibration says that drafts cost nothing, and every step with drafts takes three times as long."""
+    engine = Engine(tiny_model("sequential"), options=ADAPTIVE)
+    controller = engine._controller
+    controller.costs = Known(Curve([(1, 1.0), (64, 1.0)]), Curve([(1, 0.0), (8, 0.0)]), Curve([(1, 0.0)]))
+    set_clock(controller, lambda _, drafts: 3.0 if drafts else 1.0, lambda _: 0.0)
+    for _ in range(40):
+        finished(engine, 100)
+    steps = engine.stats.target_passes
+    assert EARLY <= engine.stats.drafted_per_position[0] < 0.05 * steps
 
 
 def test_costs_follow_the_machine_and_a_single_slow_step_changes_nothing():
@@ -167,11 +208,11 @@ def test_nothing_is_learned_from_the_first_steps_after_a_prompt_unless_there_are
     controller = DraftController(costs(lambda n: float(n), lambda n: 0.5), 3)
     controller.prefilled()
     for _ in range(COLD_STEPS):
-        controller.verified(1, 3.0)
+        controller.verified(1, 0, 0, 3.0)
     assert controller.costs.verify(1) == pytest.approx(1.0)
     for _ in range(30 * LONGEST_COLD):
         controller.prefilled()
-        controller.verified(1, 3.0)
+        controller.verified(1, 0, 0, 3.0)
     assert controller.costs.verify(1) == pytest.approx(3.0)
 
 

@@ -79,9 +79,10 @@ class ServeConfig(Section):
     """Draft from the first so many ids alone, which is cheaper; outputs do not change. Unset: from all."""
     compiled_step: Literal["auto", "on", "off"] = "auto"
     """The C++ step on processors: auto falls back to PyTorch where there is no compiler; on fails there."""
-    quantization: Literal["none", "drafts", "int8"] = "none"
+    quantization: Literal["auto", "none", "drafts", "int8"] = "auto"
     """8-bit whole numbers, in the compiled step alone. drafts: the prediction modules and their heads; outputs do
-    not change. int8: all linear layers; changes the model's numbers a little."""
+    not change. auto: drafts where the compiled step runs. int8: all linear layers; changes the model's numbers a
+    little."""
     api_keys: str | None = None
     """File of API keys; unset: api_keys.json in the state folder. Without a key in it, everybody may ask."""
     max_completion_tokens: PositiveInt | None = None
@@ -103,7 +104,7 @@ class ServeConfig(Section):
 
     @model_validator(mode="after")
     def _settings_fit_the_engine(self) -> Self:
-        theirs = {"draft_vocab_size": None, "quantization": "none", "draft_model": None}
+        theirs = {"draft_vocab_size": None, "quantization": "auto", "draft_model": None}
         wrong = [name for name, neutral in theirs.items() if getattr(self, name) != neutral]
         wrong += ["compiled_step"] if self.compiled_step == "on" else []
         if self.engine == "vllm" and wrong:

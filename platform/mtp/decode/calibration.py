@@ -34,33 +34,36 @@ def step_costs(model: MTPModel, network: Network, rows: Rows, most: int, options
     size = len(rows.tables)
     tables = rows.tables.copy()
     rows.tables[:] = TRASH_BLOCK
+    dice = torch.Generator().manual_seed(0)  # other tokens every time: they take other experts, as in a real step
     wait = torch.cuda.synchronize if model.lm_head.weight.device.type == "cuda" else lambda: None
     try:
-        verify = measure(_target_pass(model, network, size, wait), sizes_up_to(size * (most + 1)))
-        draft = measure(_draft(model, network, options.draft_vocab_size, wait), sizes_up_to(size))
+        verify = measure(_target_pass(model, network, size, dice, wait), sizes_up_to(size * (most + 1)))
+        draft = measure(_draft(model, network, options.draft_vocab_size, dice, wait), sizes_up_to(size))
         longest = rows.tables.shape[1] * options.block_size
-        fill = measure(_fill(model, network, wait), sorted({min(tokens, longest) for tokens in FILLS}))
+        fill = measure(_fill(model, network, dice, wait), sorted({min(tokens, longest) for tokens in FILLS}))
     finally:
         rows.tables[:] = tables
     return StepCosts(verify, draft, fill)
 
 
-def _target_pass(model: MTPModel, network: Network, size: int, wait: Callable[[], None]) -> Callable[[int], None]:
+def _target_pass(
+    model: MTPModel, network: Network, size: int, dice: torch.Generator, wait: Callable[[], None]
+) -> Callable[[int], None]:
     def run(tokens: int) -> None:
         counts = np.full(min(tokens, size), tokens // min(tokens, size))
         counts[: tokens - int(counts.sum())] += 1
         window = _window(counts)
-        ids = _random_tokens(model, len(counts), window.width)
+        ids = _random_tokens(model, len(counts), window.width, dice)
         network.logits(network.backbone(ids, window))
         wait()
 
     return run
 
 
-def _fill(model: MTPModel, network: Network, wait: Callable[[], None]) -> Callable[[int], None]:
+def _fill(model: MTPModel, network: Network, dice: torch.Generator, wait: Callable[[], None]) -> Callable[[int], None]:
     def run(tokens: int) -> None:
         window = _window(np.array([tokens]))
-        ids = _random_tokens(model, 1, tokens)
+        ids = _random_tokens(model, 1, tokens, dice)
         hidden = model.model.embed_tokens(ids)
         if model.prediction.chained:
             network.module(1, hidden, ids, window)
@@ -72,13 +75,13 @@ def _fill(model: MTPModel, network: Network, wait: Callable[[], None]) -> Callab
 
 
 def _draft(
-    model: MTPModel, network: Network, vocab_size: int | None, wait: Callable[[], None]
+    model: MTPModel, network: Network, vocab_size: int | None, dice: torch.Generator, wait: Callable[[], None]
 ) -> Callable[[int], None]:
     chained = model.prediction.chained
 
     def run(rows: int) -> None:
         window = _window(np.ones(rows, dtype=np.int64))
-        ids = _random_tokens(model, rows, 1)
+        ids = _random_tokens(model, rows, 1, dice)
         hidden = model.model.embed_tokens(ids)
         state = network.module(1, hidden, ids, window) if chained else network.horizons(hidden, window)[0]
         network.logits(state, horizon=2, first=vocab_size)
@@ -91,6 +94,5 @@ def _window(counts: np.ndarray) -> Window:
     return Window(np.arange(len(counts)), np.zeros(len(counts), dtype=np.int64), counts.astype(np.int64))
 
 
-def _random_tokens(model: MTPModel, rows: int, width: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(rows * 1000 + width)
+def _random_tokens(model: MTPModel, rows: int, width: int, generator: torch.Generator) -> torch.Tensor:
     return torch.randint(model.config.vocab_size, (rows, width), generator=generator).to(model.lm_head.weight.device)

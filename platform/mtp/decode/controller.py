@@ -8,8 +8,8 @@ Decisions depend on the past alone, so acceptance stays exact whatever is decide
 
 What keeps this from ever costing much more than standard decoding does: a request gets modules only where they promise
 to earn the filling of their caches; one whose drafts have not paid for PATIENCE steps is left to standard decoding for
-good, and costs what that costs; a few steps in REFRESH are made without drafts, so that both costs are known from the
-same minutes; and while drafts do not seem to pay, single requests probe them whenever REGRET of the time spent allows.
+good, and costs what that costs; a promise counts for as much as earlier ones turned out to be worth (turns.py); and
+while drafts do not seem to pay, single requests probe them whenever REGRET of the time spent allows.
 """
 
 from collections.abc import Sequence as Items
@@ -18,13 +18,15 @@ from typing import NamedTuple
 
 from mtp.decode.costs import StepCosts
 from mtp.decode.sequence import Sequence
+from mtp.decode.turns import Step, Turns
 
 PATIENCE = 16
-EARLY, REFRESH, PLAIN_STEPS = 16, 128, 2
-"""Drafting steps before some without drafts at a new batch size, later, and how many those are."""
 COLD_STEPS, LONGEST_COLD = 8, 64
 """The first steps after a prompt find other weights in the caches than the later ones, and take up to three times as
 long: nothing is learned from them about what costs what, unless prompts come so often that nothing else is left."""
+AFTERMATH = 1.35
+"""Times the seconds of filling a module's cache, what it costs: it drives weights of the backbone out of the caches of
+the processor, so that steps after it take longer (on a Xeon, with 66M parameters, by a third of it)."""
 REGRET, PROBE_STEPS = 0.01, 32
 """Share of the time that probing may cost, and drafting steps of one probe."""
 OPTIMISM, OPTIMISM_WEIGHT = 0.75, 100.0
@@ -63,26 +65,6 @@ class Acceptance:
 
 
 @dataclass
-class Turns:
-    """Steps at one batch size: those with drafts since the last ones without, and those without in a row."""
-
-    drafting: int = 0
-    plain: int = 0
-    compared: bool = False
-
-    @property
-    def plain_is_due(self) -> bool:
-        """Whether the next step should show what standard decoding costs."""
-        return self.drafting >= (REFRESH if self.compared else EARLY)
-
-    def count(self, drafts: bool) -> None:
-        """A step of this kind comes next."""
-        self.drafting, self.plain = (self.drafting + 1, 0) if drafts else (self.drafting, self.plain + 1)
-        if self.plain == PLAIN_STEPS:
-            self.drafting, self.compared = 0, True
-
-
-@dataclass
 class Probe:
     """One request that drafts although drafts do not pay."""
 
@@ -98,6 +80,16 @@ class Choice(NamedTuple):
     gain: float
 
 
+@dataclass
+class NextStep:
+    """What was chosen for the step to come, and the seconds that its drafts took."""
+
+    turns: Turns
+    promise: float | None
+    probing: bool = False
+    draft_seconds: float = 0.0
+
+
 class DraftController:
     """Chooses draft lengths for the requests that leave them open."""
 
@@ -110,6 +102,7 @@ class DraftController:
         self._own: dict[int, Acceptance] = {}
         self._idle: dict[int, int] = {}
         self._turns: dict[int, Turns] = {}
+        self._next: NextStep | None = None
         self._drafting = False
         self._probe: Probe | None = None
         self._spent = 0.0
@@ -125,8 +118,8 @@ class DraftController:
         """Decide how many modules each newcomer keeps up, now that `rows` are known to run together."""
         if not self._newcomers:
             return
-        belief = [self._belief(k) for k in range(self._most)]
-        choice = best_lengths([belief] * rows, 0, self.costs, MARGIN)
+        belief, worth = [self._belief(k) for k in range(self._most)], self._turns_of(rows).worth
+        choice = best_lengths([belief] * rows, 0, self.costs, MARGIN / worth)
         for sequence in self._newcomers:
             self._enter(sequence, rows, choice)
         self._newcomers.clear()
@@ -156,14 +149,21 @@ class DraftController:
         """A prompt, or a part of one, was computed."""
         self._since_prompt = 0
 
-    def verified(self, tokens: int, seconds: float) -> None:
-        """A step's pass over so many tokens took so long."""
+    def drafted(self, rows: int, levels: int, seconds: float) -> None:
+        """`levels` drafts in a row, for `rows` requests at first, took so long together."""
+        self.costs.drafted(rows, levels, seconds)
+        if self._next is not None:
+            self._next.draft_seconds += seconds
+
+    def verified(self, rows: int, drafts: int, accepted: int, seconds: float) -> None:
+        """A step's pass over a token of each of `rows` requests and all their drafts took so long."""
+        self._count_turn(rows, drafts, accepted, seconds)
         self._spent += seconds
         self._since_prompt += 1
         self._unlearned += 1
         if self._since_prompt > COLD_STEPS or self._unlearned > LONGEST_COLD:
             self._unlearned = 0
-            self.costs.verified(tokens, seconds)
+            self.costs.verified(rows + drafts, seconds)
 
     def gave_up(self, sequence: Sequence) -> bool:
         """Whether drafts have not paid for this request for long."""
@@ -171,24 +171,42 @@ class DraftController:
 
     def choose(self, sequences: Items[Sequence], rooms: Items[int], fixed: int) -> list[int]:
         """Draft lengths of controlled requests; `rooms` bounds each, `fixed` counts everybody else's tokens."""
-        turns = self._turns.setdefault((len(sequences) + fixed).bit_length(), Turns())
-        lengths = [0] * len(sequences)
-        if not turns.plain_is_due:
-            chances = [
-                [self._own[sequence.id].chance(k, self._belief(k), OWN_WEIGHT) for k in range(min(room, self._most))]
-                for sequence, room in zip(sequences, rooms, strict=True)
-            ]
-            lengths = best_lengths(chances, fixed, self.costs, 1.0 if self._drafting else MARGIN).lengths
-            self._drafting = any(lengths)
+        turns = self._turns_of(len(sequences) + fixed)
+        if turns.plain_is_due:
+            self._next = NextStep(turns, None)
+            return [0] * len(sequences)
+        chances = [
+            [self._own[sequence.id].chance(k, self._belief(k), OWN_WEIGHT) for k in range(min(room, self._most))]
+            for sequence, room in zip(sequences, rooms, strict=True)
+        ]
+        margin = 1.0 if self._drafting else MARGIN
+        choice = best_lengths(chances, fixed, self.costs, margin / turns.worth)
+        self._drafting = any(choice.lengths)
+        probing = self._probe is not None and self._prolong(self._probe, sequences, rooms, choice.lengths)
+        self._next = NextStep(turns, choice.gain if self._drafting else None, probing)
+        return choice.lengths
+
+    def _count_turn(self, rows: int, drafts: int, accepted: int, seconds: float) -> None:
+        """Steps whose drafts were not chosen for what they promise show nothing; those without drafts always do."""
+        chosen, self._next = self._next, None
+        if chosen is None:
+            if drafts:
+                return
+            chosen = NextStep(self._turns_of(rows), None)
+        if chosen.probing:
             if self._probe is not None:
-                self._prolong(self._probe, sequences, rooms, lengths, fixed)
-        turns.count(any(lengths))
-        return lengths
+                self._pay(self._probe, seconds + chosen.draft_seconds - self.costs.verify(rows))
+            return
+        relative = (seconds + chosen.draft_seconds) / self.costs.calibrated(rows)
+        chosen.turns.count(Step(rows, rows + accepted, relative), chosen.promise)
+
+    def _turns_of(self, tokens: int) -> Turns:
+        return self._turns.setdefault(tokens.bit_length(), Turns())
 
     def _enter(self, sequence: Sequence, rows: int, choice: Choice) -> None:
-        depth, filling = max(choice.lengths), self.costs.fill(len(sequence.tokens))
-        share = sequence.remaining * self.costs.verify(rows) / rows
-        if share * (1 - 1 / choice.gain) <= depth * filling:
+        depth, filling = max(choice.lengths), AFTERMATH * self.costs.fill(len(sequence.tokens))
+        share, gain = sequence.remaining * self.costs.verify(rows) / rows, choice.gain * self._turns_of(rows).worth
+        if not depth or share * (1 - 1 / gain) <= depth * filling:
             depth = self._most if self._may_probe(rows, self._most * filling) else 0
             if depth:
                 self._probe = Probe(sequence.id, depth * filling)
@@ -208,18 +226,17 @@ class DraftController:
         """Seconds that one request's drafts add to a step of so many tokens."""
         return self.costs.verify(tokens + drafts) - self.costs.verify(tokens) + drafts * self.costs.draft(1)
 
-    def _prolong(
-        self, probe: Probe, sequences: Items[Sequence], rooms: Items[int], lengths: list[int], fixed: int
-    ) -> None:
-        """Let the probing request draft, at what it costs more than it was given."""
+    def _prolong(self, probe: Probe, sequences: Items[Sequence], rooms: Items[int], lengths: list[int]) -> bool:
+        """Let the probing request draft more than it was given; whether it does."""
         place = next((place for place, one in enumerate(sequences) if one.id == probe.request), None)
-        if place is None:
-            return
-        more = min(rooms[place], self._most) - lengths[place]
-        if more > 0:
-            tokens = len(sequences) + fixed + sum(lengths)
-            lengths[place] += more
-            probe.cost += self._extra(tokens, more)
+        if place is None or lengths[place] >= min(rooms[place], self._most):
+            return False
+        lengths[place] = min(rooms[place], self._most)
+        return True
+
+    def _pay(self, probe: Probe, seconds: float) -> None:
+        """A probing step took so much longer than standard decoding."""
+        probe.cost += seconds
         probe.steps += 1
         if probe.steps >= PROBE_STEPS:
             self._end_probe(probe)

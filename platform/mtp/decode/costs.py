@@ -92,6 +92,10 @@ class StepCosts:
         self._read()
         return self._fill.at(tokens) * self._pace
 
+    def calibrated(self, tokens: int) -> float:
+        """Seconds of a target pass as first measured."""
+        return self._verify.calibrated(tokens)
+
     def verified(self, tokens: int, seconds: float) -> None:
         """A step's pass took so long. What follows from it is worked out when somebody asks for a cost."""
         self._unread.append((tokens, seconds))

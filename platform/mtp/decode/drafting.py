@@ -140,7 +140,7 @@ class Drafting:
         seconds = time.perf_counter() - began
         if self._controller is not None and drafter is self._modules:
             levels = max(sequence.drafts for sequence in sequences)
-            self._controller.costs.drafted(len(sequences), levels, seconds)
+            self._controller.drafted(len(sequences), levels, seconds)
         for sequence in sequences:
             sequence.stats.draft_seconds += seconds
         return drafted

@@ -208,7 +208,7 @@ class Engine:
         seconds = time.perf_counter() - began
         self.stats.verify_seconds += seconds
         if self._controller is not None:
-            self._controller.verified(int(drafts.sum()) + len(drafts), seconds)
+            self._controller.verified(len(drafts), int(drafts.sum()), sum(emission.accepted), seconds)
         return alive
 
     def _target_pass(self, sequences: list[Sequence], counts: np.ndarray) -> tuple[np.ndarray, Tensor, Tensor]:

@@ -21,8 +21,9 @@ def choose_network(model: MTPModel, rows: Rows, pages: LatentPages, options: Eng
         MTPError: the options insist on the compiled step, or on quantization, and it cannot run here.
     """
     quantization = options.quantization
+    asked = quantization not in ("auto", "none")
     if options.compiled_step == "off":
-        if quantization != "none":
+        if asked:
             raise MTPError(
                 f"quantization {quantization} needs the compiled step, but compiled_step is off; set it to auto"
             )
@@ -30,12 +31,12 @@ def choose_network(model: MTPModel, rows: Rows, pages: LatentPages, options: Eng
     reason = supported(model)
     if reason is None:
         try:
-            return NativeNetwork(model, rows, pages, quantization)
+            return NativeNetwork(model, rows, pages, "drafts" if quantization == "auto" else quantization)
         except BuildError as error:
             reason = str(error)
             _note(reason)
-    if quantization != "none" or options.compiled_step == "on":
-        wish = f"quantization {quantization}" if quantization != "none" else "compiled_step on"
+    if asked or options.compiled_step == "on":
+        wish = f"quantization {quantization}" if asked else "compiled_step on"
         raise MTPError(f"{wish} asks for the compiled step, which cannot run here: {reason}")
     return TorchNetwork(model, rows)
 

@@ -32,9 +32,10 @@ class EngineOptions:
 
     compiled_step: Literal["auto", "on", "off"] = "auto"
     """The C++ step on the processor: auto falls back to PyTorch where there is no compiler; on fails there."""
-    quantization: Literal["none", "drafts", "int8"] = "none"
+    quantization: Literal["auto", "none", "drafts", "int8"] = "none"
     """What the compiled step reads as 8-bit whole numbers. drafts: the prediction modules and their heads; the output
-    does not depend on it. int8: the backbone's linear layers too; changes the model's numbers a little."""
+    does not depend on it. auto: drafts where the compiled step runs, else none. int8: the backbone's linear layers too;
+    changes the model's numbers a little."""
 
     def __post_init__(self) -> None:
         if self.draft_vocab_size is not None and self.draft_vocab_size < 1:
