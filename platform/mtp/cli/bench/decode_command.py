@@ -55,17 +55,20 @@ def decode(
         limits = machine.limits()
         for name in names:
             tell(f"Making the model {name}")
-            model, folder, texts = _tiny_model() if smoke else _model(name, minutes or MINUTES[name])
+            trained = 0.0 if smoke else minutes or MINUTES[name]
+            model, folder, texts = _tiny_model() if smoke else _model(name, trained)
             prompts = [row[: size.prompt_tokens] for row in texts[:PROMPTS]]
             job = peer_job(model, max(size.batches), size.prompt_tokens + size.new_tokens)
             with (
                 exported(folder if peers else None) as export,
                 started(name, export, peers, named, job, lambda who: tell(f"Starting {who}")) as others,
             ):
-                found, claims = bench_decode(name, model, prompts, size, rounds, limits, others.running, in_words(tell))
+                found, claims = bench_decode(
+                    name, trained, model, prompts, size, rounds, limits, others.running, in_words(tell)
+                )
             long_prompt = [token for row in texts for token in row][: size.long_prompt]
             contestants += [*found, *others.missing, *first_token(name, model, long_prompt)]
-            contestants += perplexities(name, model, texts[:PERPLEXITY_ROWS])
+            contestants += perplexities(name, trained, model, texts[:PERPLEXITY_ROWS])
             ratios += claims
     finish([*contestants, *memory.entries()], ratios, limits, rounds, json_file)
 

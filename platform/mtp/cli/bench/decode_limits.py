@@ -69,7 +69,7 @@ def first_token(name: str, model: "MTPModel", prompt: list[int]) -> list[dict[st
     return entries
 
 
-def perplexities(name: str, model: "MTPModel", rows: list[list[int]]) -> list[dict[str, Any]]:
+def perplexities(name: str, minutes: float, model: "MTPModel", rows: list[list[int]]) -> list[dict[str, Any]]:
     """Perplexity of held-out rows with the weights as they are and in int8, through the engine itself."""
     from mtp.decode import Engine, EngineOptions, Request, Sampling, Speculation
 
@@ -89,5 +89,6 @@ def perplexities(name: str, model: "MTPModel", rows: list[list[int]]) -> list[di
                     total, count = total - sum(known), count + len(known)
         value = math.exp(total / count)
         label = "int8" if quantization == "int8" else "fp32"
-        entries.append({"name": f"{name} perplexity {label}", "unit": "", "median": value, "detail": {"tokens": count}})
+        detail = {"tokens": count, "minutes of training": f"{minutes:g}"}
+        entries.append({"name": f"{name} perplexity {label}", "unit": "", "median": value, "detail": detail})
     return entries
