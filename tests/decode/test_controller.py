@@ -5,16 +5,13 @@ import pytest
 
 from mtp.decode import Engine, EngineOptions, Request, Sampling, Speculation, generate
 from mtp.decode.controller import (
-    COLD_STEPS,
-    LONGEST_COLD,
     MARGIN,
     PATIENCE,
     REGRET,
-    DraftController,
     best_lengths,
 )
-from mtp.decode.costs import Curve, StepCosts
-from mtp.decode.turns import EARLY, KEPT, PLAIN_STEPS, REFRESH, Step, Turns
+from mtp.decode.costs import Curve, StepCosts, measure
+from mtp.decode.turns import EARLY, KEPT, PLAIN_STEPS, REFRESH, Promise, Turns
 from tests.decode.tiny import random_prompts, tiny_model
 
 ADAPTIVE = EngineOptions(adaptive_drafts=True)
@@ -103,28 +100,18 @@ def test_a_request_whose_drafts_pay_no_more_ends_as_standard_decoding():
 
 
 def set_clock(controller, verify, draft):
-    """Let steps take verify(rows, drafts) seconds, and `levels` drafts in a row draft(levels), whatever they take."""
+    """Let steps take verify(rows, drafts) seconds, and the drafts of a step `draft` seconds, whatever they take."""
     verified, drafted = controller.verified, controller.drafted
-    controller.verified = lambda rows, drafts, accepted, _: verified(rows, drafts, accepted, verify(rows, drafts))
-    controller.drafted = lambda rows, levels, _: drafted(rows, levels, draft(levels))
-
-
-class Known(StepCosts):
-    """Costs that stay what they are, whatever this machine takes."""
-
-    def verified(self, tokens, seconds):
-        pass
-
-    def drafted(self, rows, levels, seconds):
-        pass
+    controller.verified = lambda rows, drafts, _: verified(rows, drafts, verify(rows, drafts))
+    controller.drafted = lambda _: drafted(draft)
 
 
 def test_probing_costs_no_more_than_its_share_of_the_time():
     """The model's drafts are bad: nothing is drafted at first, and later no more than REGRET of the seconds spent."""
     engine = Engine(tiny_model("sequential"), options=ADAPTIVE)
     controller, fill = engine._controller, Curve([(1, 0.3)])
-    controller.costs = known = Known(Curve([(1, 1.0), (64, 13.6)]), Curve([(1, 0.3), (8, 0.3)]), fill)
-    set_clock(controller, lambda rows, drafts: known.verify(rows + drafts), lambda levels: 0.3 * levels)
+    controller.costs = known = StepCosts(Curve([(1, 1.0), (64, 13.6)]), Curve([(1, 0.3), (8, 0.3)]), fill)
+    set_clock(controller, lambda rows, drafts: known.verify(rows + drafts), 0.9)
     for _ in range(1000):
         controller._everyone.observe(3, 0)
     finished(engine, 100)
@@ -137,83 +124,75 @@ def test_probing_costs_no_more_than_its_share_of_the_time():
     assert 0 < drafted * draft <= REGRET * spent
 
 
-def take_turns(turns, steps, drafting, promise, worth_drafting=lambda worth: True):
-    """Steps as a controller makes them; whether each had drafts. Plain ones take a second for each of two requests."""
+def take_turns(turns, steps, seconds, promise, pays=lambda overrun: True):
+    """Steps as a controller makes them; whether each had drafts. Plain ones take a second."""
     made = []
     for _ in range(steps):
-        made.append(not turns.plain_is_due and worth_drafting(turns.worth))
-        turns.count(drafting if made[-1] else Step(2, 2, 1.0), promise if made[-1] else None)
+        made.append(not turns.plain_is_due and pays(turns.overrun(promise.depth)))
+        turns.count(seconds if made[-1] else 1.0, promise if made[-1] else None)
     return made
 
 
 def test_steps_without_drafts_come_often_at_first_and_seldom_later():
     known = KEPT * (EARLY + PLAIN_STEPS)
-    made = take_turns(Turns(), known + 2 * (REFRESH + PLAIN_STEPS), Step(2, 3, 1.0), 1.5)
+    made = take_turns(Turns(3), known + 2 * (REFRESH + PLAIN_STEPS), 1.0, Promise(1, 1.0))
     assert made[: EARLY + PLAIN_STEPS + 1] == [True] * EARLY + [False] * PLAIN_STEPS + [True]
     assert made[:known].count(False) == KEPT * PLAIN_STEPS
     assert made[known:].count(False) == 2 * PLAIN_STEPS
 
 
-def test_a_promise_is_worth_what_the_steps_around_it_made_of_it():
-    kept, broken = Turns(), Turns()
-    take_turns(kept, 200, Step(2, 3, 1.2), 1.25)
-    assert kept.worth == pytest.approx(1.0)
-    take_turns(broken, 200, Step(2, 3, 2.0), 1.5)  # half as many tokens more, in twice the time
-    assert broken.worth == pytest.approx(0.5)
+def test_what_steps_with_drafts_take_is_known_of_each_depth():
+    turns = Turns(3)
+    take_turns(turns, 200, 1.2, Promise(1, 1.2))
+    take_turns(turns, 200, 2.0, Promise(2, 1.25))
+    assert [turns.overrun(depth) for depth in (1, 2, 3)] == pytest.approx([1.0, 1.6, 1.0])
 
 
-def test_drafts_that_break_their_promise_are_tried_again_but_seldom():
-    made = take_turns(Turns(), 20_000, Step(2, 3, 1.6), 1.5, lambda worth: 1.5 * worth > MARGIN)
+def test_drafts_that_cost_more_than_they_bring_are_tried_again_but_seldom():
+    """They bring half as many tokens more and promise to cost nothing, but make steps take 1.6 times as long."""
+    made = take_turns(Turns(1), 20_000, 1.6, Promise(1, 1.0), lambda overrun: 1.5 / overrun > MARGIN)
     assert made[:EARLY] == [True] * EARLY
     assert made.count(True) > EARLY
-    assert made.count(True) * (1.6 - 3 / 2) < REGRET * len(made)
+    assert made.count(True) * (1.6 - 1.5) < REGRET * len(made)
     assert sum(a != b for a, b in itertools.pairwise(made)) == 2 * made.count(True) / EARLY - 1
+
+
+def test_a_depth_that_costs_too_much_gives_way_to_one_that_does_not():
+    """Three tokens take six times as long as two, which nobody had measured."""
+    engine = Engine(tiny_model("sequential"), options=ADAPTIVE)
+    controller = engine._controller
+    controller.costs = StepCosts(Curve([(1, 1.0), (64, 1.0)]), Curve([(1, 0.01), (8, 0.01)]), Curve([(1, 0.0)]))
+    for _ in range(2000):
+        controller._everyone.observe(3, 3)
+    set_clock(controller, lambda _, drafts: 6.0 if drafts > 1 else 1.0, 0.01)
+    for _ in range(20):
+        finished(engine, 100)
+    assert [controller._turns[1].overrun(depth) < 1.5 for depth in (1, 2, 3)] == [True, False, False]
 
 
 def test_a_controller_whose_costs_are_wrong_stops_drafting():
     """The calibration says that drafts cost nothing, and every step with drafts takes three times as long."""
     engine = Engine(tiny_model("sequential"), options=ADAPTIVE)
     controller = engine._controller
-    controller.costs = Known(Curve([(1, 1.0), (64, 1.0)]), Curve([(1, 0.0), (8, 0.0)]), Curve([(1, 0.0)]))
-    set_clock(controller, lambda _, drafts: 3.0 if drafts else 1.0, lambda _: 0.0)
+    controller.costs = StepCosts(Curve([(1, 1.0), (64, 1.0)]), Curve([(1, 0.0), (8, 0.0)]), Curve([(1, 0.0)]))
+    set_clock(controller, lambda _, drafts: 3.0 if drafts else 1.0, 0.0)
     for _ in range(40):
         finished(engine, 100)
     steps = engine.stats.target_passes
-    assert EARLY <= engine.stats.drafted_per_position[0] < 0.05 * steps
+    assert EARLY <= engine.stats.drafted_per_position[0] < 0.1 * steps
 
 
-def test_costs_follow_the_machine_and_a_single_slow_step_changes_nothing():
-    known = costs(lambda n: float(n), lambda n: 0.5)
-    for _ in range(30):
-        known.verified(1, 2.0)  # everything is twice as slow now
-    assert known.verify(64) == pytest.approx(128.0)
-    assert known.draft(1) == pytest.approx(1.0)
-    for seconds in (64 * 3.0, 64 * 300.0, 64 * 3.0):
-        known.verified(64, seconds)  # and passes of 64 three times
-    assert known.verify(64) == pytest.approx(192.0)
-    assert known.verify(1) == pytest.approx(2.0)
+def test_costs_lie_on_lines_between_what_was_measured_and_grow_in_proportion_beyond():
+    curve = Curve([(4, 8.0), (1, 2.0), (8, 10.0)])
+    assert [curve.at(size) for size in (1, 2, 4, 6, 8, 16)] == [2.0, 4.0, 8.0, 9.0, 10.0, 20.0]
 
 
-def test_sizes_that_nobody_has_tried_are_judged_by_the_plain_steps():
-    known = costs(lambda n: float(n), lambda n: 0.5)
-    for _ in range(20):
-        known.verified(2, 2 * 3.0)  # steps with drafts, in a slow minute
-    for _ in range(30):
-        known.verified(1, 1.0)  # the minute is over, and nobody drafts
-    assert known.verify(1) == pytest.approx(1.0)
-    assert known.verify(64) == pytest.approx(64.0)
-
-
-def test_nothing_is_learned_from_the_first_steps_after_a_prompt_unless_there_are_no_others():
-    controller = DraftController(costs(lambda n: float(n), lambda n: 0.5), 3)
-    controller.prefilled()
-    for _ in range(COLD_STEPS):
-        controller.verified(1, 0, 0, 3.0)
-    assert controller.costs.verify(1) == pytest.approx(1.0)
-    for _ in range(30 * LONGEST_COLD):
-        controller.prefilled()
-        controller.verified(1, 0, 0, 3.0)
-    assert controller.costs.verify(1) == pytest.approx(3.0)
+def test_a_measurement_is_the_median_of_runs_that_each_follow_what_comes_before():
+    made = []
+    curve = measure(lambda size: made.append(("before", size)), lambda size: made.append(("run", size)), [1, 3])
+    up = [("before", 1), ("run", 1), ("before", 3), ("run", 3)]
+    assert made[:8] == [*up, ("before", 3), ("run", 3), ("before", 1), ("run", 1)]
+    assert curve.at(1) > 0
 
 
 def test_one_request_whose_drafts_fall_does_not_speak_for_the_next():

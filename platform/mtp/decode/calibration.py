@@ -4,8 +4,6 @@ Nothing of PyTorch's runs on several threads between two passes of the compiled 
 milliseconds after each operation, on the processors that the next pass needs, and it would seem to take twice as long.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 
@@ -16,6 +14,8 @@ from mtp.decode.options import EngineOptions
 from mtp.decode.rows import Rows
 from mtp.model import MTPModel
 
+CONTEXT = 256
+"""Tokens before those of a measured pass, or half of what the engine holds."""
 FILLS = (1, 16, 64)
 """Tokens of a prompt at which filling is measured."""
 
@@ -31,68 +31,71 @@ def step_costs(model: MTPModel, network: Network, rows: Rows, most: int, options
         most: the largest number of drafts a step.
         options: of the engine.
     """
-    size = len(rows.tables)
+    size, longest = len(rows.tables), rows.tables.shape[1] * options.block_size
     tables = rows.tables.copy()
     rows.tables[:] = TRASH_BLOCK
-    dice = torch.Generator().manual_seed(0)  # other tokens every time: they take other experts, as in a real step
-    wait = torch.cuda.synchronize if model.lm_head.weight.device.type == "cuda" else lambda: None
+    passes = _Passes(model, network, size, min(longest // 2, CONTEXT), options.draft_vocab_size)
     try:
-        verify = measure(_target_pass(model, network, size, dice, wait), sizes_up_to(size * (most + 1)))
-        draft = measure(_draft(model, network, options.draft_vocab_size, dice, wait), sizes_up_to(size))
-        longest = rows.tables.shape[1] * options.block_size
-        fill = measure(_fill(model, network, dice, wait), sorted({min(tokens, longest) for tokens in FILLS}))
+        verify = measure(passes.step_before, passes.verify, sizes_up_to(size * (most + 1)))
+        draft = measure(passes.verify, passes.draft, sizes_up_to(size))
+        fill = measure(lambda _: passes.verify(1), passes.fill, sorted({min(tokens, longest) for tokens in FILLS}))
     finally:
         rows.tables[:] = tables
     return StepCosts(verify, draft, fill)
 
 
-def _target_pass(
-    model: MTPModel, network: Network, size: int, dice: torch.Generator, wait: Callable[[], None]
-) -> Callable[[int], None]:
-    def run(tokens: int) -> None:
-        counts = np.full(min(tokens, size), tokens // min(tokens, size))
+class _Passes:
+    """The passes of an engine of `size` rows, each over other random tokens, which take other experts each time."""
+
+    def __init__(
+        self, model: MTPModel, network: Network, size: int, context: int, draft_vocab_size: int | None
+    ) -> None:
+        self._model, self._network, self._size, self._context = model, network, size, context
+        self._draft_vocab_size = draft_vocab_size
+        self._device = model.lm_head.weight.device
+        self._dice = torch.Generator().manual_seed(0)
+
+    def verify(self, tokens: int) -> None:
+        """A target pass over so many tokens, of as many rows as there are."""
+        counts = np.full(min(tokens, self._size), tokens // min(tokens, self._size))
         counts[: tokens - int(counts.sum())] += 1
-        window = _window(counts)
-        ids = _random_tokens(model, len(counts), window.width, dice)
-        network.logits(network.backbone(ids, window))
-        wait()
+        window = self._window(counts, self._context)
+        self._network.logits(self._network.backbone(self._tokens(len(counts), window.width), window))
+        self._wait()
 
-    return run
+    def step_before(self, tokens: int) -> None:
+        """What a step does before it verifies so many tokens: the step before, and the drafts."""
+        self.verify(tokens)
+        for _ in range((tokens - 1) // self._size):
+            self.draft(min(tokens, self._size))
 
+    def draft(self, rows: int) -> None:
+        """One draft for each of so many rows."""
+        window = self._window(np.ones(rows, dtype=np.int64), self._context)
+        state = self._module(window)
+        self._network.logits(state, horizon=2, first=self._draft_vocab_size)
+        self._wait()
 
-def _fill(model: MTPModel, network: Network, dice: torch.Generator, wait: Callable[[], None]) -> Callable[[int], None]:
-    def run(tokens: int) -> None:
-        window = _window(np.array([tokens]))
-        ids = _random_tokens(model, 1, tokens, dice)
-        hidden = model.model.embed_tokens(ids)
-        if model.prediction.chained:
-            network.module(1, hidden, ids, window)
-        else:
-            network.horizons(hidden, window)
-        wait()
+    def fill(self, tokens: int) -> None:
+        """A module's pass over a prompt."""
+        self._module(self._window(np.array([tokens]), 0))
+        self._wait()
 
-    return run
+    def _module(self, window: Window) -> torch.Tensor:
+        ids = self._tokens(len(window.rows), window.width)
+        hidden = self._model.model.embed_tokens(ids)
+        if self._model.prediction.chained:
+            return self._network.module(1, hidden, ids, window)
+        return self._network.horizons(hidden, window)[0]
 
+    def _tokens(self, rows: int, width: int) -> torch.Tensor:
+        ids = torch.randint(self._model.config.vocab_size, (rows, width), generator=self._dice)
+        return ids.to(self._device)
 
-def _draft(
-    model: MTPModel, network: Network, vocab_size: int | None, dice: torch.Generator, wait: Callable[[], None]
-) -> Callable[[int], None]:
-    chained = model.prediction.chained
+    @staticmethod
+    def _window(counts: np.ndarray, start: int) -> Window:
+        return Window(np.arange(len(counts)), np.full(len(counts), start, dtype=np.int64), counts.astype(np.int64))
 
-    def run(rows: int) -> None:
-        window = _window(np.ones(rows, dtype=np.int64))
-        ids = _random_tokens(model, rows, 1, dice)
-        hidden = model.model.embed_tokens(ids)
-        state = network.module(1, hidden, ids, window) if chained else network.horizons(hidden, window)[0]
-        network.logits(state, horizon=2, first=vocab_size)
-        wait()
-
-    return run
-
-
-def _window(counts: np.ndarray) -> Window:
-    return Window(np.arange(len(counts)), np.zeros(len(counts), dtype=np.int64), counts.astype(np.int64))
-
-
-def _random_tokens(model: MTPModel, rows: int, width: int, generator: torch.Generator) -> torch.Tensor:
-    return torch.randint(model.config.vocab_size, (rows, width), generator=generator).to(model.lm_head.weight.device)
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()

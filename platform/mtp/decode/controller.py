@@ -8,7 +8,7 @@ Decisions depend on the past alone, so acceptance stays exact whatever is decide
 
 What keeps this from ever costing much more than standard decoding does: a request gets modules only where they promise
 to earn the filling of their caches; one whose drafts have not paid for PATIENCE steps is left to standard decoding for
-good, and costs what that costs; a promise counts for as much as earlier ones turned out to be worth (turns.py); and
+good, and costs what that costs; costs are held against what steps with drafts and without really took (turns.py); and
 while drafts do not seem to pay, single requests probe them whenever REGRET of the time spent allows.
 """
 
@@ -18,12 +18,9 @@ from typing import NamedTuple
 
 from mtp.decode.costs import StepCosts
 from mtp.decode.sequence import Sequence
-from mtp.decode.turns import Step, Turns
+from mtp.decode.turns import Promise, Turns
 
 PATIENCE = 16
-COLD_STEPS, LONGEST_COLD = 8, 64
-"""The first steps after a prompt find other weights in the caches than the later ones, and take up to three times as
-long: nothing is learned from them about what costs what, unless prompts come so often that nothing else is left."""
 AFTERMATH = 1.35
 """Times the seconds of filling a module's cache, what it costs: it drives weights of the backbone out of the caches of
 the processor, so that steps after it take longer (on a Xeon, with 66M parameters, by a third of it)."""
@@ -74,10 +71,11 @@ class Probe:
 
 
 class Choice(NamedTuple):
-    """Draft lengths, and their tokens a second over those of standard decoding, as promised."""
+    """Draft lengths, their tokens a second over those of standard decoding, and a step's seconds over those of one."""
 
     lengths: list[int]
     gain: float
+    cost: float
 
 
 @dataclass
@@ -85,7 +83,7 @@ class NextStep:
     """What was chosen for the step to come, and the seconds that its drafts took."""
 
     turns: Turns
-    promise: float | None
+    promise: Promise | None
     probing: bool = False
     draft_seconds: float = 0.0
 
@@ -107,8 +105,6 @@ class DraftController:
         self._probe: Probe | None = None
         self._spent = 0.0
         self._probed = 0.0
-        self._since_prompt = 0
-        self._unlearned = 0
 
     def meet(self, sequence: Sequence) -> None:
         """A request has come; what becomes of it is decided before its first pass, by `settle`."""
@@ -118,8 +114,8 @@ class DraftController:
         """Decide how many modules each newcomer keeps up, now that `rows` are known to run together."""
         if not self._newcomers:
             return
-        belief, worth = [self._belief(k) for k in range(self._most)], self._turns_of(rows).worth
-        choice = best_lengths([belief] * rows, 0, self.costs, MARGIN / worth)
+        belief = [self._belief(k) for k in range(self._most)]
+        choice = self._best([belief] * rows, 0, MARGIN, self._turns_of(rows))
         for sequence in self._newcomers:
             self._enter(sequence, rows, choice)
         self._newcomers.clear()
@@ -145,25 +141,24 @@ class DraftController:
             self._own[sequence.id].observe(drafted, accepted)
             self._idle[sequence.id] = 0 if drafted else self._idle[sequence.id] + 1
 
-    def prefilled(self) -> None:
-        """A prompt, or a part of one, was computed."""
-        self._since_prompt = 0
-
-    def drafted(self, rows: int, levels: int, seconds: float) -> None:
-        """`levels` drafts in a row, for `rows` requests at first, took so long together."""
-        self.costs.drafted(rows, levels, seconds)
+    def drafted(self, seconds: float) -> None:
+        """The drafts of the next step took so long."""
         if self._next is not None:
             self._next.draft_seconds += seconds
 
-    def verified(self, rows: int, drafts: int, accepted: int, seconds: float) -> None:
+    def verified(self, rows: int, drafts: int, seconds: float) -> None:
         """A step's pass over a token of each of `rows` requests and all their drafts took so long."""
-        self._count_turn(rows, drafts, accepted, seconds)
         self._spent += seconds
-        self._since_prompt += 1
-        self._unlearned += 1
-        if self._since_prompt > COLD_STEPS or self._unlearned > LONGEST_COLD:
-            self._unlearned = 0
-            self.costs.verified(rows + drafts, seconds)
+        chosen, self._next = self._next, None
+        if chosen is None:
+            if drafts:
+                return  # they were not chosen for what they promise
+            chosen = NextStep(self._turns_of(rows), None)
+        relative = (seconds + chosen.draft_seconds) / self.costs.verify(rows)
+        if not chosen.probing:
+            chosen.turns.count(relative, chosen.promise)
+        elif self._probe is not None:
+            self._pay(self._probe, (relative - chosen.turns.pace) * self.costs.verify(rows))
 
     def gave_up(self, sequence: Sequence) -> bool:
         """Whether drafts have not paid for this request for long."""
@@ -179,34 +174,31 @@ class DraftController:
             [self._own[sequence.id].chance(k, self._belief(k), OWN_WEIGHT) for k in range(min(room, self._most))]
             for sequence, room in zip(sequences, rooms, strict=True)
         ]
-        margin = 1.0 if self._drafting else MARGIN
-        choice = best_lengths(chances, fixed, self.costs, margin / turns.worth)
+        choice = self._best(chances, fixed, 1.0 if self._drafting else MARGIN, turns)
         self._drafting = any(choice.lengths)
         probing = self._probe is not None and self._prolong(self._probe, sequences, rooms, choice.lengths)
-        self._next = NextStep(turns, choice.gain if self._drafting else None, probing)
+        promise = Promise(max(choice.lengths), choice.cost) if self._drafting and not probing else None
+        self._next = NextStep(turns, promise, probing)
         return choice.lengths
 
-    def _count_turn(self, rows: int, drafts: int, accepted: int, seconds: float) -> None:
-        """Steps whose drafts were not chosen for what they promise show nothing; those without drafts always do."""
-        chosen, self._next = self._next, None
-        if chosen is None:
-            if drafts:
-                return
-            chosen = NextStep(self._turns_of(rows), None)
-        if chosen.probing:
-            if self._probe is not None:
-                self._pay(self._probe, seconds + chosen.draft_seconds - self.costs.verify(rows))
-            return
-        relative = (seconds + chosen.draft_seconds) / self.costs.calibrated(rows)
-        chosen.turns.count(Step(rows, rows + accepted, relative), chosen.promise)
+    def _best(self, chances: Items[Items[float]], fixed: int, margin: float, turns: Turns) -> Choice:
+        """The lengths that bring most, as far as is known; its gain and cost are those of the first measurement."""
+        best, most = Choice([0] * len(chances), 1.0, 1.0), 0.0
+        for depth in range(1, self._most + 1):
+            overrun = turns.overrun(depth)
+            choice = best_lengths([own[:depth] for own in chances], fixed, self.costs, margin * overrun)
+            if max(choice.lengths) == depth and choice.gain / overrun > most:
+                best, most = choice, choice.gain / overrun
+        return best
 
     def _turns_of(self, tokens: int) -> Turns:
-        return self._turns.setdefault(tokens.bit_length(), Turns())
+        return self._turns.setdefault(tokens.bit_length(), Turns(self._most))
 
     def _enter(self, sequence: Sequence, rows: int, choice: Choice) -> None:
         depth, filling = max(choice.lengths), AFTERMATH * self.costs.fill(len(sequence.tokens))
-        share, gain = sequence.remaining * self.costs.verify(rows) / rows, choice.gain * self._turns_of(rows).worth
-        if not depth or share * (1 - 1 / gain) <= depth * filling:
+        share = sequence.remaining * self.costs.verify(rows) / rows
+        gain = choice.gain / self._turns_of(rows).overrun(depth) if depth else 1.0
+        if share * (1 - 1 / gain) <= depth * filling:
             depth = self._most if self._may_probe(rows, self._most * filling) else 0
             if depth:
                 self._probe = Probe(sequence.id, depth * filling)
@@ -267,12 +259,14 @@ def best_lengths(chances: Items[Items[float]], fixed: int, costs: StepCosts, mar
     ranked.sort()
     lengths, levels = [0] * len(chances), [0] * max((len(own) for own in chances), default=0)
     expected, tokens = float(len(chances)), len(chances) + fixed
-    standard = expected / costs.verify(tokens)
-    best, best_rate = Choice(list(lengths), 1.0), margin * standard
+    plain = costs.verify(tokens)
+    standard = expected / plain
+    best, best_rate = Choice(list(lengths), 1.0, 1.0), margin * standard
     for gain, k, row in ranked:
         lengths[row], levels[k] = k + 1, levels[k] + 1
         expected, tokens = expected - gain, tokens + 1
-        rate = expected / (costs.verify(tokens) + sum(costs.draft(rows) for rows in levels if rows))
-        if rate > best_rate:
-            best, best_rate = Choice(list(lengths), rate / standard), rate
+        seconds = costs.verify(tokens) + sum(costs.draft(rows) for rows in levels if rows)
+        if expected / seconds > best_rate:
+            best_rate = expected / seconds
+            best = Choice(list(lengths), best_rate / standard, seconds / plain)
     return best

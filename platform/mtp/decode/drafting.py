@@ -139,8 +139,7 @@ class Drafting:
         drafted = self._draft_by_model(drafter, sequences)
         seconds = time.perf_counter() - began
         if self._controller is not None and drafter is self._modules:
-            levels = max(sequence.drafts for sequence in sequences)
-            self._controller.drafted(len(sequences), levels, seconds)
+            self._controller.drafted(seconds)
         for sequence in sequences:
             sequence.stats.draft_seconds += seconds
         return drafted

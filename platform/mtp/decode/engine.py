@@ -167,8 +167,6 @@ class Engine:
         sequences = [sequence for sequence, _ in chunks]
         counts = np.array([chunk for _, chunk in chunks])
         starts, _, hidden = self._target_pass(sequences, counts)
-        if self._controller is not None:
-            self._controller.prefilled()
         for sequence, chunk in chunks:
             sequence.computed += chunk
         self._drafting.fill(sequences, starts, counts, hidden)
@@ -208,7 +206,7 @@ class Engine:
         seconds = time.perf_counter() - began
         self.stats.verify_seconds += seconds
         if self._controller is not None:
-            self._controller.verified(len(drafts), int(drafts.sum()), sum(emission.accepted), seconds)
+            self._controller.verified(len(drafts), int(drafts.sum()), seconds)
         return alive
 
     def _target_pass(self, sequences: list[Sequence], counts: np.ndarray) -> tuple[np.ndarray, Tensor, Tensor]:

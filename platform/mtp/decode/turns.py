@@ -1,76 +1,104 @@
-"""Steps with drafts and steps without, in turn, at one batch size: what the promises of drafts turn out to be worth.
+"""Steps with drafts and steps without, in turn, at one batch size: what drafts really cost.
 
-A promise is worked out from costs that were measured one by one. What these leave out (prompts of others between the
-steps, other processes, a calibration on a busy machine) would make drafts promise for good what they do not bring. So
-now and then a few steps are plain ones, and a promise counts for as much as the steps around them made of it.
+Costs were measured one by one when the engine started, and are added up. What that leaves out (what Python does about
+drafts, other processes, a measurement on a busy machine) would make drafts promise for good what they do not bring. So
+now and then a few steps are plain ones, and the steps with drafts around them show how far off the sum was.
 """
 
 import statistics
 from collections import deque
-from collections.abc import Sequence as Items
+from collections.abc import Iterable
 from typing import NamedTuple
 
 EARLY, REFRESH, PLAIN_STEPS = 16, 128, 4
 """Drafting steps before some without drafts while little is known, later, and how many those are."""
 KEPT = 5
-"""Comparisons that the worth is the median of; until there are so many, they come early."""
-TRUST = 0.999
-"""What a promise is worth, to this power with each further plain step: who was disappointed tries again, the later the
-larger the disappointment was."""
+"""Comparisons that an overrun is the median of; until there are so many, they come early."""
+FORGIVEN = 0.999
+"""An overrun, to this power with each further plain step: what seemed too dear is tried again, the later the dearer."""
 
 
-class Step(NamedTuple):
-    """What one step did, and in how many times the seconds that standard decoding was calibrated to take for it."""
+class Promise(NamedTuple):
+    """Of a step with drafts, at most `depth` for a request: seconds in those of standard decoding's step."""
 
-    rows: int
-    tokens: int
-    seconds: float
+    depth: int
+    cost: float
+
+
+class Overrun:
+    """Times the promised cost of drafts of one depth, what steps with them took."""
+
+    def __init__(self) -> None:
+        self._seen: deque[float] = deque(maxlen=KEPT)
+        self._forgiven = False
+        self.value = 1.0
+
+    @property
+    def known(self) -> bool:
+        """Whether there were enough comparisons, the last of them not long ago."""
+        return len(self._seen) == KEPT and not self._forgiven
+
+    def observe(self, times: float) -> None:
+        """Steps took so many times what was promised."""
+        self._seen.append(times)
+        self.value, self._forgiven = statistics.median(self._seen), False
+
+    def forgive(self) -> None:
+        """A step was made in which nothing was drafted."""
+        if self.value > 1:
+            self.value, self._forgiven = self.value**FORGIVEN, True
 
 
 class Turns:
-    """The steps at one batch size."""
+    """The steps at one batch size; their seconds are told in those that a plain one was measured to take at first."""
 
-    def __init__(self) -> None:
-        self.worth = 1.0
-        """Times a promised gain, what is to be expected of it."""
-        self._drafting: list[Step] = []
-        self._promises: list[float] = []
-        self._plain: list[Step] = []
-        self._seen: deque[float] = deque(maxlen=KEPT)
+    def __init__(self, depth: int) -> None:
+        """`depth`: the largest number of drafts of a request."""
+        self.pace = 1.0
+        """Seconds of the last plain steps."""
+        self._overruns = [Overrun() for _ in range(depth)]
+        self._drafting: list[tuple[float, Promise]] = []
+        self._plain: deque[float] = deque(maxlen=PLAIN_STEPS)
+        self._plain_in_a_row = 0
+
+    def overrun(self, depth: int) -> float:
+        """See Overrun."""
+        return self._overruns[depth - 1].value
 
     @property
     def plain_is_due(self) -> bool:
         """Whether the next step should show what standard decoding costs."""
-        return len(self._drafting) >= (EARLY if len(self._seen) < KEPT else REFRESH)
+        if len(self._drafting) < EARLY:
+            return False
+        return len(self._drafting) >= REFRESH or not self._overruns[self._drafting[-1][1].depth - 1].known
 
-    def count(self, step: Step, promise: float | None) -> None:
-        """A step was made; `promise`: the gain over standard decoding that its drafts had promised, None for none."""
+    def count(self, seconds: float, promise: Promise | None) -> None:
+        """A step was made, with drafts that promised something or without any."""
         if promise is not None:
-            self._plain.clear()
-            self._drafting.append(step)
-            self._promises.append(promise)
+            self._plain_in_a_row = 0
+            self._drafting.append((seconds, promise))
             return
-        self._plain.append(step)
-        if len(self._plain) == PLAIN_STEPS:
-            if len(self._drafting) >= EARLY:
-                self._compare()
+        self._plain.append(seconds)
+        self._plain_in_a_row += 1
+        if self._plain_in_a_row < PLAIN_STEPS:
+            return
+        self.pace = _typical(self._plain)
+        if self._plain_in_a_row > PLAIN_STEPS:
+            for overrun in self._overruns:
+                overrun.forgive()
+        elif self._drafting:
+            self._compare(self._drafting[-EARLY:])
             self._drafting.clear()
-            self._promises.clear()
-        elif len(self._plain) > PLAIN_STEPS:
-            self._plain.pop()
-            self._seen.clear()
-            self.worth **= TRUST
 
-    def _compare(self) -> None:
-        gain = _tokens_a_row(self._drafting) / _tokens_a_row(self._plain) * _pace(self._plain) / _pace(self._drafting)
-        self._seen.append(gain / statistics.fmean(self._promises))
-        self.worth = statistics.median(self._seen)
+    def _compare(self, drafting: list[tuple[float, Promise]]) -> None:
+        """With the steps just before the plain ones, since a machine has slow phases."""
+        depth = statistics.mode(promise.depth for _, promise in drafting)
+        steps = [(seconds, promise.cost) for seconds, promise in drafting if promise.depth == depth]
+        if len(steps) >= EARLY // 2:
+            self._overruns[depth - 1].observe(_typical(seconds / cost for seconds, cost in steps) / self.pace)
 
 
-def _tokens_a_row(steps: Items[Step]) -> float:
-    return sum(step.tokens for step in steps) / sum(step.rows for step in steps)
-
-
-def _pace(steps: Items[Step]) -> float:
-    """Mean seconds of all steps but the slowest quarter, in which the machine may have done something else."""
-    return statistics.fmean(sorted(step.seconds for step in steps)[: -(-len(steps) * 3 // 4)])
+def _typical(seconds: Iterable[float]) -> float:
+    """The mean without the slowest quarter, in which the machine may have done something else."""
+    ordered = sorted(seconds)
+    return statistics.fmean(ordered[: -(-len(ordered) * 3 // 4)])
