@@ -204,6 +204,12 @@ def test_one_request_whose_drafts_fall_does_not_speak_for_the_next():
     assert best_lengths([[controller._belief(k) for k in range(3)]], 0, controller.costs, MARGIN).gain > MARGIN
 
 
+def test_an_engine_that_holds_hardly_more_than_a_step_is_measured_too():
+    options = EngineOptions(adaptive_drafts=True, max_model_len=5, block_size=1, compiled_step="off")
+    engine = Engine(tiny_model("sequential"), options=options)
+    assert len(finished(engine, 2).tokens) == 5
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_reduced_draft_vocabulary_changes_no_token(temperature):
     model, prompts = tiny_model("sequential"), random_prompts(8, seed=32)

@@ -34,7 +34,8 @@ def step_costs(model: MTPModel, network: Network, rows: Rows, most: int, options
     size, longest = len(rows.tables), rows.tables.shape[1] * options.block_size
     tables = rows.tables.copy()
     rows.tables[:] = TRASH_BLOCK
-    passes = _Passes(model, network, size, min(longest // 2, CONTEXT), options.draft_vocab_size)
+    context = max(min(longest // 2, CONTEXT, longest - most - 1), 0)
+    passes = _Passes(model, network, size, context, options.draft_vocab_size)
     try:
         verify = measure(passes.step_before, passes.verify, sizes_up_to(size * (most + 1)))
         draft = measure(passes.verify, passes.draft, sizes_up_to(size))
