@@ -12,7 +12,7 @@ import psutil
 from cluster.loopback import HOOK
 from cluster.ports import LOOPBACK, free_ports
 from cluster.processes import members, start_time
-from cluster.state import LOOPBACK_ONLY, QUIET, SERVE_OVER_GRPC, ClusterState, Daemon, write_private
+from cluster.state import EQUAL_WORKERS, LOOPBACK_ONLY, QUIET, SERVE_OVER_GRPC, ClusterState, Daemon, write_private
 from mtp.config import ClusterConfig
 
 SERVERS = {"gcs": "gcs_server", "raylet": "raylet", "dashboard": "dashboard.py"}
@@ -59,6 +59,7 @@ def environment(token_file: Path, mlflow_url: str) -> dict[str, str]:
         **HOOK,
         **LOOPBACK_ONLY,
         **SERVE_OVER_GRPC,
+        **EQUAL_WORKERS,
         **QUIET,
     }
 

@@ -112,6 +112,10 @@ SERVE_OVER_GRPC = {
 """Ray Serve's proxy, gateways and replicas talk over gRPC, which costs less than Ray's calls (docs/benchmarks.md). Its
 own limit of 4 MiB a message is less than a large tokenizer, which a replica sends to the gateway as one."""
 
+EQUAL_WORKERS = {"RAY_worker_niceness": "0"}
+"""Ray gives its workers a niceness of 15, so that whatever else wants a core takes it from training and replicas; a
+thread of theirs that lost its core holds up the others of its team (docs/benchmarks.md, "The whole platform")."""
+
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 """Nothing is reported to anyone."""
 

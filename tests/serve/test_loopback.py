@@ -43,6 +43,12 @@ def test_proxy_gateways_and_replicas_are_told_to_talk_over_grpc(ray_cluster, end
     assert all(SERVE_OVER_GRPC.items() <= part.environ().items() for part in parts)
 
 
+def test_workers_have_the_priority_of_everything_else(ray_cluster, endpoint):
+    replicas = [process for process in members(ray_cluster.cluster_id) if "ServeReplica" in title(process)]
+    assert [process.nice() for process in replicas] == [psutil.Process().nice()] * len(replicas)
+    assert replicas
+
+
 def test_replicas_unpickle_nothing_that_comes_without_rays_token(ray_cluster, endpoint, tmp_path):
     replicas = [process for process in members(ray_cluster.cluster_id) if "ServeReplica" in title(process)]
     ports = [address.port for process in replicas for address in listening(process)]

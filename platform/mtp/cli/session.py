@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cluster.local import connect, load_state
-from cluster.state import SERVE_OVER_GRPC
+from cluster.state import EQUAL_WORKERS, SERVE_OVER_GRPC
 from mtp.errors import MTPError
 
 
@@ -42,7 +42,7 @@ def ray_session() -> Iterator[None]:
 
 
 def _start_private() -> None:
-    os.environ.update(SERVE_OVER_GRPC)  # its processes inherit it
+    os.environ.update(SERVE_OVER_GRPC | EQUAL_WORKERS)  # its processes inherit it
     import ray
 
     try:
