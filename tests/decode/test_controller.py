@@ -4,12 +4,7 @@ import random
 import pytest
 
 from mtp.decode import Engine, EngineOptions, Request, Sampling, Speculation, generate
-from mtp.decode.controller import (
-    MARGIN,
-    PATIENCE,
-    REGRET,
-    best_lengths,
-)
+from mtp.decode.controller import MARGIN, PATIENCE, REGRET, best_lengths
 from mtp.decode.costs import Curve, StepCosts, measure
 from mtp.decode.turns import EARLY, KEPT, PLAIN_STEPS, REFRESH, Promise, Turns
 from tests.decode.tiny import random_prompts, tiny_model

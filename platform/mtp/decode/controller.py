@@ -182,13 +182,14 @@ class DraftController:
         return choice.lengths
 
     def _best(self, chances: Items[Items[float]], fixed: int, margin: float, turns: Turns) -> Choice:
-        """The lengths that bring most, as far as is known; its gain and cost are those of the first measurement."""
-        best, most = Choice([0] * len(chances), 1.0, 1.0), 0.0
+        """The lengths that bring most as far as is known; the gain is what to expect, the cost as first measured."""
+        best = Choice([0] * len(chances), 1.0, 1.0)
         for depth in range(1, self._most + 1):
             overrun = turns.overrun(depth)
             choice = best_lengths([own[:depth] for own in chances], fixed, self.costs, margin * overrun)
-            if max(choice.lengths) == depth and choice.gain / overrun > most:
-                best, most = choice, choice.gain / overrun
+            expected = choice._replace(gain=choice.gain / overrun)
+            if max(choice.lengths) == depth and (not any(best.lengths) or expected.gain > best.gain):
+                best = expected
         return best
 
     def _turns_of(self, tokens: int) -> Turns:
@@ -197,8 +198,7 @@ class DraftController:
     def _enter(self, sequence: Sequence, rows: int, choice: Choice) -> None:
         depth, filling = max(choice.lengths), AFTERMATH * self.costs.fill(len(sequence.tokens))
         share = sequence.remaining * self.costs.verify(rows) / rows
-        gain = choice.gain / self._turns_of(rows).overrun(depth) if depth else 1.0
-        if share * (1 - 1 / gain) <= depth * filling:
+        if share * (1 - 1 / choice.gain) <= depth * filling:
             depth = self._most if self._may_probe(rows, self._most * filling) else 0
             if depth:
                 self._probe = Probe(sequence.id, depth * filling)
