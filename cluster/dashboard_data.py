@@ -1,4 +1,4 @@
-"""The panels of the data dashboard: how Ray Data prepares corpora, and how it feeds trainings."""
+"""The panels of the data dashboard: how Ray Data feeds trainings."""
 
 from cluster.dashboard_panel import Panel
 

@@ -1,4 +1,4 @@
-"""Layer 2: prepared data sets, their order, and (in `mtp.data.stream`) the Ray Data pipelines over them.
+"""Layer 2: prepared data sets, their order, and (in `mtp.data.stream`) the Ray tasks and Ray Data streams over them.
 
 Importing this package imports neither torch nor ray: tasks of the pipelines import it in every worker process.
 """

@@ -1,4 +1,4 @@
-"""Carries the sentence of an MTPError out of a Ray Data task as data.
+"""Carries the sentence of an MTPError out of a Ray task as data.
 
 Raised there, it would reach the caller only as the text of a Ray exception, after a screen of logged stack traces.
 Other exceptions are bugs and take that way.
