@@ -138,6 +138,22 @@ def test_a_training_on_the_loss_with_the_configured_lambdas_follows_their_gradie
     assert out.loss.item() == pytest.approx(float(mean[0] + 0.3 * mean[1]), rel=1e-6)
 
 
+def test_distillation_changes_what_horizons_beyond_the_first_learn_and_no_metric():
+    tokens, document = torch.randint(0, VOCABULARY, (2, 8)), torch.zeros(2, 8, dtype=torch.int32)
+    hiddens, heads = model_outputs(2, 2, 8)
+    outputs, gradients = [], []
+    for share in (0.0, 1.0):
+        objective = MTPObjective(ObjectiveConfig(), 2)
+        targets = objective.targets(tokens, document)
+        out = objective(hiddens, heads, targets, torch.ones(2), objective.denominators(targets), share)
+        outputs.append(out)
+        gradients.append(torch.autograd.grad(out.loss, hiddens))
+    torch.testing.assert_close(outputs[0].sums(), outputs[1].sums())
+    torch.testing.assert_close(gradients[0][0], gradients[1][0])
+    assert not torch.allclose(gradients[0][1], gradients[1][1])
+    assert outputs[0].loss != outputs[1].loss
+
+
 def test_sums_have_one_row_for_each_name():
     hiddens, heads = model_outputs(2, 1, 4)
     objective = MTPObjective(ObjectiveConfig(), 2)

@@ -3,6 +3,7 @@ import torch
 from mtp.config import build_config
 from mtp.data import open_training_data
 from mtp.model import MTPModel
+from mtp.objective import MTPObjective
 from mtp.train.plain import train_plain
 from tests.train.datasets import write_dataset
 from tests.train.small import SIZES
@@ -42,3 +43,21 @@ def test_with_a_detached_backbone_only_modules_move_expert_biases_included(tmp_p
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert any("e_score_correction_bias" in name for name in moved)
     assert all(name.startswith("prediction.") for name in moved)
+
+
+def test_modules_that_learn_from_the_model_guess_it_more_often_than_those_that_learn_from_the_text(tmp_path):
+    root = write_dataset(tmp_path / "data")
+    agreement = {}
+    for share in (0.0, 1.0):
+        distillation = {"share": share, "start": 0.0}
+        config = config_of(root, objective={"detach_backbone": True, "distillation": distillation})
+        model, _ = trained(config, 60)
+        rows = open_training_data(config.data).first_rows(0, 8)
+        objective = MTPObjective(config.objective, config.model.n_future)
+        targets = objective.targets(*rows)
+        with torch.no_grad():
+            output = objective(
+                model(*rows), model.heads(), targets, torch.ones(config.model.n_future), objective.denominators(targets)
+            )
+        agreement[share] = float(output.agree[1] / output.counts[1])
+    assert agreement[1.0] > agreement[0.0] + 0.1

@@ -11,7 +11,8 @@ PerHorizon = NonNegativeFloat | tuple[NonNegativeFloat, ...]
 configuration serves a sweep over n_future)."""
 
 
-PerHorizonFraction = Annotated[float, Field(ge=0, le=1)] | tuple[Annotated[float, Field(ge=0, le=1)], ...]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PerHorizonFraction = Fraction | tuple[Fraction, ...]
 
 
 class ConstantSchedule(Section):
@@ -73,6 +74,15 @@ class ImportanceConfig(Section):
     """content_words: the words to weigh down; unset: English articles, prepositions, pronouns, auxiliaries ..."""
 
 
+class DistillationConfig(Section):
+    """Prediction modules that learn from horizon 1 what it will say, so that more of their drafts stand."""
+
+    share: Fraction = 0.0
+    """Of the loss of horizons beyond the first: asks for what horizon 1 predicts there, not for the text's token."""
+    start: Fraction = 0.5
+    """Fraction of the training after which it begins; until then the text alone teaches, and the backbone gains."""
+
+
 class ObjectiveConfig(Section):
     """How the per-horizon losses become one (DESIGN section 4)."""
 
@@ -86,5 +96,6 @@ class ObjectiveConfig(Section):
     """Weight of the sequence-wise balance loss of the experts."""
     bias_update_speed: NonNegativeFloat = 0.001
     """gamma of the expert-bias update (DeepSeek-V3 report, section 2.1.2)."""
+    distillation: DistillationConfig = DistillationConfig()
     detach_backbone: bool = False
     """Train the prediction modules alone: the backbone, embedding and head get no gradient."""

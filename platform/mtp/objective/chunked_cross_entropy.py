@@ -35,8 +35,13 @@ def linear_cross_entropy(
     rows: Tensor,
     *,
     chunk_size: int = 1024,
+    distillation: float = 0.0,
 ) -> LinearCrossEntropy:
     """sum over k, i of coefficients[k, i] * -log softmax(hiddens[k] @ heads[k].T)[i, ids[k, i]].
+
+    With `distillation` a, horizons from the second on learn a mixture of that token and of what horizon 1 predicts for
+    the same slot, held fixed: (1 - a) * -log p_k(token) + a * -sum over v of p_1(v) log p_k(v) (Hinton et al. 2015,
+    "Distilling the Knowledge in a Neural Network"; for drafts Zhou et al. 2023, "DistillSpec").
 
     Logits, sums and the heads' gradients are kept in fp32 when the model is in bf16.
 
@@ -48,7 +53,8 @@ def linear_cross_entropy(
             a forward only.
         rows: (n, N) bool: the rows to compute; the others cost nothing. Where a row i of horizon k is set, so is row
             i+k-1 of horizon 1 (it predicts the same token), which is where `agree` looks.
-        chunk_size: rows whose logits are held at once.
+        chunk_size: rows whose logits are held at once; twice as many with distillation.
+        distillation: a, from 0 to 1.
     """
     distinct: list[Tensor] = []
     head_of = []
@@ -59,7 +65,9 @@ def linear_cross_entropy(
         head_of.append(known[0] if known else len(distinct) - 1)
     selected = tuple(row.nonzero().squeeze(1) for row in rows)
     counted = tuple(coefficients.any(dim=1).tolist())
-    problem = _Problem(ids, coefficients, selected, counted, tuple(head_of), chunk_size, torch.is_grad_enabled())
+    problem = _Problem(
+        ids, coefficients, selected, counted, tuple(head_of), chunk_size, distillation, torch.is_grad_enabled()
+    )
     return LinearCrossEntropy(*_Function.apply(problem, *hiddens, *distinct))
 
 
@@ -76,6 +84,7 @@ class _Problem:
     head_of: tuple[int, ...]
     """For each horizon the index of its head among the distinct ones."""
     chunk_size: int
+    distillation: float
     grad_enabled: bool
 
     @property
@@ -96,7 +105,7 @@ class _Function(torch.autograd.Function):
         needed = tuple(needs and problem.grad_enabled for needs in ctx.needs_input_grad[1:])
         walk = _Walk(problem, tensors, needed)
         walk.run()
-        loss = (problem.coefficients.to(walk.nll.dtype) * walk.nll).sum()
+        loss = (problem.coefficients.to(walk.nll.dtype) * walk.cost).sum()
         ctx.problem, ctx.needed, ctx.gradients = problem, needed, walk.gradients
         ctx.save_for_backward(*tensors)
         outputs = (loss, walk.nll, walk.correct, walk.agree)
@@ -128,6 +137,7 @@ class _Walk:
         self.dtype = torch.promote_types(first.dtype, torch.float32)
         self.matmul_dtype = _matmul_dtype(first)
         self.nll = torch.zeros(problem.ids.shape, dtype=self.dtype, device=first.device)
+        self.cost = torch.zeros_like(self.nll) if problem.distillation else self.nll
         self.correct = torch.zeros(problem.ids.shape, dtype=torch.bool, device=first.device)
         self.agree = torch.zeros_like(self.correct)
         self.own_choice = torch.zeros_like(problem.ids[0])
@@ -140,42 +150,62 @@ class _Walk:
         """Fill nll, correct, agree and the gradients."""
         problem = self.problem
         longest = min(problem.chunk_size, max(len(selected) for selected in problem.selected))
-        buffer = self.nll.new_empty((longest, self.heads[0].shape[0]))
+        buffers = self.nll.new_empty((2 if problem.distillation else 1, longest, self.heads[0].shape[0]))
         weight, held = self.heads[0], -1
         for k in range(problem.n):
             if problem.head_of[k] != held:
                 held = problem.head_of[k]
                 weight = self.heads[held].to(self.matmul_dtype)
             for rows in problem.chunks(k):
-                self._chunk(k, rows, weight, buffer[: len(rows)])
+                self._chunk(k, rows, weight, buffers[:, : len(rows)])
 
-    def _chunk(self, k: int, rows: Tensor, weight: Tensor, buffer: Tensor) -> None:
+    def _chunk(self, k: int, rows: Tensor, weight: Tensor, buffers: Tensor) -> None:
         """One chunk of horizon k (from 0): its results, then its gradients out of the same buffer."""
         hidden = self.hiddens[k][rows].to(self.matmul_dtype)
         ids = self.problem.ids[k, rows]
-        logits = _product(hidden, weight.t(), buffer)
+        logits = _product(hidden, weight.t(), buffers[0])
         largest = logits.amax(dim=-1)
         target = logits.gather(1, ids[:, None]).squeeze(1)
         if k == 0:
             self.own_choice[rows] = logits.argmax(dim=-1)
         same_slot = (rows + k).clamp_max(len(self.own_choice) - 1)
         own = logits.gather(1, self.own_choice[same_slot, None]).squeeze(1)
+        share = self.problem.distillation if k else 0.0
+        teacher = self._horizon_1(same_slot, buffers[1]) if share else None
+        expected = torch.einsum("iv,iv->i", teacher, logits) if teacher is not None else target
         probabilities = torch.softmax(logits, dim=-1, out=logits)
         # log p(target) = target - logsumexp, and exp(largest - logsumexp) is the largest probability.
-        self.nll[k, rows] = largest - target - probabilities.amax(dim=-1).log()
+        log_sum = largest - probabilities.amax(dim=-1).log()
+        self.nll[k, rows] = log_sum - target
+        self.cost[k, rows] = log_sum - target.lerp(expected, share)
         self.correct[k, rows] = target == largest
         self.agree[k, rows] = own == largest
-        self._differentiate(k, rows, hidden, weight, probabilities)
+        self._differentiate(k, rows, hidden, weight, probabilities, teacher)
 
-    def _differentiate(self, k: int, rows: Tensor, hidden: Tensor, weight: Tensor, probabilities: Tensor) -> None:
-        """d loss / d logits = coefficient * (p - onehot(target)); the coefficient is applied on the (chunk, d) side."""
+    def _horizon_1(self, rows: Tensor, buffer: Tensor) -> Tensor:
+        """(chunk, V) what horizon 1 predicts in those rows, in `buffer`."""
+        hidden = self.hiddens[0][rows].to(self.matmul_dtype)
+        head = self.heads[self.problem.head_of[0]].to(self.matmul_dtype)
+        logits = _product(hidden, head.t(), buffer)
+        return torch.softmax(logits, dim=-1, out=logits)
+
+    def _differentiate(
+        self, k: int, rows: Tensor, hidden: Tensor, weight: Tensor, probabilities: Tensor, teacher: Tensor | None
+    ) -> None:
+        """d loss / d logits = coefficient * (p - wanted), where wanted is the target's one-hot, mixed with the teacher.
+
+        The coefficient is applied on the (chunk, d) side.
+        """
         problem = self.problem
         of_hidden, of_head = self.gradients[k], self.gradients[problem.n + problem.head_of[k]]
         if (of_hidden is None and of_head is None) or not problem.counted[k]:
             return
         coefficients = problem.coefficients[k, rows, None].to(self.dtype)
-        residual = probabilities
-        residual.scatter_add_(1, problem.ids[k, rows, None], torch.full_like(coefficients, -1.0))
+        residual, of_text = probabilities, 1.0
+        if teacher is not None:
+            residual.sub_(teacher, alpha=problem.distillation)
+            of_text -= problem.distillation
+        residual.scatter_add_(1, problem.ids[k, rows, None], torch.full_like(coefficients, -of_text))
         residual = residual.to(self.matmul_dtype)
         if of_hidden is not None:
             of_hidden[rows] = (coefficients * (residual @ weight)).to(of_hidden.dtype)

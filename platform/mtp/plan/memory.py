@@ -45,7 +45,7 @@ class Memory:
     activations: float
     module_activations: float
     logits: float
-    """A chunk of logits, and the loss' gradients of hidden states and heads."""
+    """A chunk of logits (two with distillation), and the loss' gradients of hidden states and heads."""
     gradients_stay: bool
     """Gradients and buffers are there in the forward too."""
     carried: float
@@ -123,5 +123,6 @@ def rows_per_forward(config: Config, gpus: int) -> float:
 def _loss(config: Config, model: MTPModel, tokens: float, width: int) -> float:
     vocabulary, d = config.model.vocab_size, config.model.hidden_size
     heads = len({id(head) for head in model.heads()})
-    chunk = 4 * min(config.objective.chunk_size, tokens) * vocabulary
+    held = 2 if config.objective.distillation.share else 1
+    chunk = held * 4 * min(config.objective.chunk_size, tokens) * vocabulary
     return chunk + config.model.n_future * tokens * d * width + 4 * heads * vocabulary * d

@@ -31,14 +31,16 @@ LARGE = SMALL | {
 }  # fmt: skip
 TINY = SMALL | {"hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 32, "num_hidden_layers": 2}
 SHAPES = {"small": SMALL, "large": LARGE}
+LEARNING_RATES = {"small": 3e-3, "large": 1.5e-3}
 RECIPES: dict[str, dict[str, Any]] = {
-    "small": {"train": {"batch_size": 4, "optimizer": {"lr": 3e-3}}},
-    "large": {
-        "train": {"batch_size": 4, "optimizer": {"lr": 1.5e-3}},
-        "objective": {"lambdas": {"initial": 1.0}},
-    },
+    name: {
+        "train": {"batch_size": 4, "optimizer": {"lr": rate}},
+        "objective": {"lambdas": {"initial": 1.0}, "distillation": {"share": 1.0}},
+    }
+    for name, rate in LEARNING_RATES.items()
 }
-"""Small batches: these models see few tokens, so every one of them should move the weights."""
+"""Small batches: these models see few tokens, so every one of them should move the weights. Their modules learn from
+the model instead of the text, since what counts here is how often their drafts stand."""
 
 
 @dataclass(frozen=True)
