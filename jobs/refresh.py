@@ -135,7 +135,8 @@ def refreshed(config: Config, fetch: Callable[[], Path], settings: EvaluationSet
     before = evaluate(folder, settings.data, **sizes)  # refuses data of another tokenizer
     if data.tokenizer != Tokenizer.load(folder):
         raise UsageError(f"{config.data.path} was prepared with another tokenizer than {config.refresh.model}'s")
-    objective = config.objective.model_copy(update={"detach_backbone": True})
+    update = {"detach_backbone": True, "distillation": config.refresh.distillation}
+    objective = config.objective.model_copy(update=update)
     chosen = config.model_copy(update={"objective": objective, "model": model.config})
     torch.manual_seed(config.train.seed)
     *_, last = train_plain(model, data, chosen, config.refresh.steps)

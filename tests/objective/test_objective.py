@@ -143,9 +143,9 @@ def test_distillation_changes_what_horizons_beyond_the_first_learn_and_no_metric
     hiddens, heads = model_outputs(2, 2, 8)
     outputs, gradients = [], []
     for share in (0.0, 1.0):
-        objective = MTPObjective(ObjectiveConfig(), 2)
+        objective = MTPObjective(ObjectiveConfig(distillation=share), 2)
         targets = objective.targets(tokens, document)
-        out = objective(hiddens, heads, targets, torch.ones(2), objective.denominators(targets), share)
+        out = objective(hiddens, heads, targets, torch.ones(2), objective.denominators(targets))
         outputs.append(out)
         gradients.append(torch.autograd.grad(out.loss, hiddens))
     torch.testing.assert_close(outputs[0].sums(), outputs[1].sums())

@@ -2,9 +2,9 @@ import pytest
 from pydantic import ValidationError
 
 from mtp.config import build_config
-from mtp.config.objective import DistillationConfig, LambdaConfig
+from mtp.config.objective import LambdaConfig
 from mtp.errors import UsageError
-from mtp.objective import distillation_at, lambdas_at
+from mtp.objective import lambdas_at
 
 
 def lambdas(config: dict, n: int = 4, step: int = 0, total: int = 100, tokens: int = 0) -> list[float]:
@@ -90,10 +90,3 @@ def test_values_that_cannot_be_are_refused(schedule):
         LambdaConfig.model_validate({"schedules": [schedule]})
     with pytest.raises(UsageError, match=r"objective\.lambdas\.schedules"):
         build_config({"objective": {"lambdas": {"schedules": [schedule]}}})
-
-
-def test_distillation_begins_all_at_once_at_its_fraction_of_the_training():
-    config = DistillationConfig(share=0.7, start=0.5)
-    assert [distillation_at(config, step, 5) for step in range(5)] == [0.0, 0.0, 0.0, 0.7, 0.7]
-    assert distillation_at(DistillationConfig(share=1.0, start=0.0), 0, 5) == 1.0
-    assert distillation_at(DistillationConfig(), 4, 5) == 0.0

@@ -49,8 +49,7 @@ def test_modules_that_learn_from_the_model_guess_it_more_often_than_those_that_l
     root = write_dataset(tmp_path / "data")
     agreement = {}
     for share in (0.0, 1.0):
-        distillation = {"share": share, "start": 0.0}
-        config = config_of(root, objective={"detach_backbone": True, "distillation": distillation})
+        config = config_of(root, objective={"detach_backbone": True, "distillation": share})
         model, _ = trained(config, 60)
         rows = open_training_data(config.data).first_rows(0, 8)
         objective = MTPObjective(config.objective, config.model.n_future)

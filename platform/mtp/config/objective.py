@@ -74,15 +74,6 @@ class ImportanceConfig(Section):
     """content_words: the words to weigh down; unset: English articles, prepositions, pronouns, auxiliaries ..."""
 
 
-class DistillationConfig(Section):
-    """Prediction modules that learn from horizon 1 what it will say, so that more of their drafts stand."""
-
-    share: Fraction = 0.0
-    """Of the loss of horizons beyond the first: asks for what horizon 1 predicts there, not for the text's token."""
-    start: Fraction = 0.5
-    """Fraction of the training after which it begins; until then the text alone teaches, and the backbone gains."""
-
-
 class ObjectiveConfig(Section):
     """How the per-horizon losses become one (DESIGN section 4)."""
 
@@ -96,6 +87,8 @@ class ObjectiveConfig(Section):
     """Weight of the sequence-wise balance loss of the experts."""
     bias_update_speed: NonNegativeFloat = 0.001
     """gamma of the expert-bias update (DeepSeek-V3 report, section 2.1.2)."""
-    distillation: DistillationConfig = DistillationConfig()
+    distillation: Fraction = 0.0
+    """Share of the loss of horizons beyond the first that asks for what horizon 1 predicts there, not for the text's
+    token: more drafts stand, but the backbone learns less from it (`mtp refresh` distills on a finished one)."""
     detach_backbone: bool = False
     """Train the prediction modules alone: the backbone, embedding and head get no gradient."""

@@ -3,6 +3,7 @@
 from pydantic import PositiveInt
 
 from mtp.config.base import Section
+from mtp.config.objective import Fraction
 
 
 class RefreshConfig(Section):
@@ -11,5 +12,8 @@ class RefreshConfig(Section):
     model: str | None = None
     """Model URI; the command line's argument."""
     steps: PositiveInt = 200
+    distillation: Fraction = 1.0
+    """Share of the modules' loss that asks for what the model itself would say, not for the text's token; see
+    `objective.distillation`, in whose place it stands."""
     alias: str = "champion"
     """Moves to the refreshed version if its drafts are accepted more often on held-out text."""

@@ -4,7 +4,7 @@ from mtp.objective.chunked_cross_entropy import LinearCrossEntropy, linear_cross
 from mtp.objective.importance import token_importance
 from mtp.objective.metrics import SUMS, expected_tokens_per_step, horizon_metrics
 from mtp.objective.objective import MTPObjective, ObjectiveOutput
-from mtp.objective.schedules import distillation_at, lambdas_at
+from mtp.objective.schedules import lambdas_at
 from mtp.objective.targets import Targets, build_targets
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "ObjectiveOutput",
     "Targets",
     "build_targets",
-    "distillation_at",
     "expected_tokens_per_step",
     "horizon_metrics",
     "lambdas_at",

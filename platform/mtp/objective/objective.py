@@ -74,7 +74,6 @@ class MTPObjective:
         targets: Targets,
         lambdas: Tensor,
         denominators: Tensor,
-        distillation: float = 0.0,
     ) -> ObjectiveOutput:
         """The loss of one micro-batch.
 
@@ -84,7 +83,6 @@ class MTPObjective:
             targets: of these rows.
             lambdas: (n,) the weights of the horizons now; see `lambdas_at`.
             denominators: (n,) of the global batch. A horizon of denominator 0 (no valid position) adds 0.
-            distillation: the share now of what horizons beyond the first learn from horizon 1; see `distillation_at`.
         """
         scale = torch.where(denominators > 0, lambdas.to(denominators) / denominators, 0.0)
         weights = targets.weights.flatten(1)
@@ -96,7 +94,7 @@ class MTPObjective:
             scale[:, None] * weights,
             valid,
             chunk_size=self.config.chunk_size,
-            distillation=distillation,
+            distillation=self.config.distillation,
         )
         # A draft of horizons 2..k is accepted whole while each agrees (a masked target neither helps nor breaks it);
         # horizon 1 always agrees with itself.

@@ -1,6 +1,6 @@
-"""How much each horizon weighs at a moment of training, lambda_k(t), and how much of it is distillation.
+"""How much each horizon weighs at a moment of training: lambda_k(t).
 
-A lambda is the initial one times every schedule of the list. Pure arithmetic on the configuration; knows nothing of
+A value is the initial one times every schedule of the list. Pure arithmetic on the configuration; knows nothing of
 tensors or losses.
 """
 
@@ -8,7 +8,6 @@ from mtp.config.objective import (
     ConstantSchedule,
     CurriculumSchedule,
     DecaySchedule,
-    DistillationConfig,
     LambdaConfig,
     LambdaSchedule,
     StepSchedule,
@@ -42,11 +41,6 @@ def lambdas_at(config: LambdaConfig, n_future: int, step: int, total_steps: int,
             value *= _factor(schedule, k, done, now)
         values.append(value)
     return values
-
-
-def distillation_at(config: DistillationConfig, step: int, total_steps: int) -> float:
-    """The share of distillation when `step` of `total_steps` steps are done: 0, then all of it at once."""
-    return config.share if step >= config.start * total_steps else 0.0
 
 
 def _factor(schedule: LambdaSchedule, k: int, done: float, now: int) -> float:

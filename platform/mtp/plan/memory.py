@@ -123,6 +123,6 @@ def rows_per_forward(config: Config, gpus: int) -> float:
 def _loss(config: Config, model: MTPModel, tokens: float, width: int) -> float:
     vocabulary, d = config.model.vocab_size, config.model.hidden_size
     heads = len({id(head) for head in model.heads()})
-    held = 2 if config.objective.distillation.share else 1
+    held = 2 if config.objective.distillation else 1
     chunk = held * 4 * min(config.objective.chunk_size, tokens) * vocabulary
     return chunk + config.model.n_future * tokens * d * width + 4 * heads * vocabulary * d

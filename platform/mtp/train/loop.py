@@ -1,7 +1,7 @@
 """The training loop of one rank, from the first step (or the one after a checkpoint) to the last.
 
-Everything that a step depends on is a function of its number: rows, learning rate, lambdas, distillation. Knows the
-order in which things happen; each of them lives in a module of its own.
+Everything that a step depends on is a function of its number: rows, learning rate, lambdas. Knows the order in which
+things happen; each of them lives in a module of its own.
 """
 
 import math
@@ -15,7 +15,7 @@ import torch
 from mtp.config import Config
 from mtp.data.stream.row_batch import RowBatch
 from mtp.errors import MTPError
-from mtp.objective import distillation_at, lambdas_at
+from mtp.objective import lambdas_at
 from mtp.train.collective import on_any_rank
 from mtp.train.evaluation import Evaluator
 from mtp.train.events import Evaluated, LossSpike, Notice, StepDone, TrainEvent
@@ -52,15 +52,6 @@ class Crew:
     """Sends an event to the driver; does nothing on other ranks than 0."""
     stop_asked: Callable[[], bool]
     """Whether the driver was asked to end; cheap, and only rank 0 asks."""
-
-
-@dataclass(frozen=True)
-class _StepPlan:
-    """What of a step the configuration decides."""
-
-    lambdas: list[float]
-    lr: float
-    distillation: float
 
 
 class TrainLoop:
@@ -140,26 +131,26 @@ class TrainLoop:
         """Count a step whose batch a roll-back left out; nothing of the batch is used."""
         self._advance(batch)
         self._crew.tell(Notice(f"step {self.state.step} is passed over: a roll-back left its batch out"))
-        self._record(self._plan_of(self.state.step - 1))
+        self._record(*self._plan_of(self.state.step - 1))
 
     def _step(self, batch: RowBatch) -> None:
-        plan = self._plan_of(self.state.step)
+        lambdas, lr = self._plan_of(self.state.step)
         result = self._crew.runner.run(
-            batch.tokens.to(self._device), batch.document.to(self._device), plan.lambdas, plan.lr, plan.distillation
+            batch.tokens.to(self._device), batch.document.to(self._device), lambdas=lambdas, lr=lr
         )
         self._advance(batch, result.applied, result.tokens)
         if self._crew.recorder:
             self._crew.recorder.add(result)
         self._guard(result)
-        self._record(plan)
+        self._record(lambdas, lr)
 
-    def _plan_of(self, step: int) -> _StepPlan:
-        train, objective, total = self._config.train, self._config.objective, self.state.total_steps
-        return _StepPlan(
-            lambdas_at(objective.lambdas, self._config.model.n_future, step, total, self.state.tokens),
-            lr_at(train.lr_schedule, train.optimizer.lr, step, total),
-            distillation_at(objective.distillation, step, total),
+    def _plan_of(self, step: int) -> tuple[list[float], float]:
+        """Lambdas and learning rate."""
+        train, state = self._config.train, self.state
+        lambdas = lambdas_at(
+            self._config.objective.lambdas, self._config.model.n_future, step, state.total_steps, state.tokens
         )
+        return lambdas, lr_at(train.lr_schedule, train.optimizer.lr, step, state.total_steps)
 
     def _advance(self, batch: RowBatch, applied: bool = False, tokens: int = 0) -> None:
         state = self.state
@@ -173,7 +164,7 @@ class TrainLoop:
             }
         )
 
-    def _record(self, plan: _StepPlan) -> None:
+    def _record(self, lambdas: list[float], lr: float) -> None:
         """The figures of a logging interval, when one ends."""
         step, total = self.state.step, self.state.total_steps
         if not self._due(self._config.train.log_every) and step != total:
@@ -182,7 +173,7 @@ class TrainLoop:
         recorder = self._crew.recorder
         if recorder is None:
             return
-        metrics = recorder.flush(step, plan.lambdas, plan.lr, skipped=step - self.state.applied_steps)
+        metrics = recorder.flush(step, lambdas, lr, skipped=step - self.state.applied_steps)
         recorder.send(step, {"train/bad_shards": float(len(self.state.bad_shards)), **machines})
         self._crew.tell(StepDone(step, total, metrics, recorder.seconds_left(total - step)))
 

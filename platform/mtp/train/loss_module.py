@@ -37,7 +37,6 @@ class LossModule(nn.Module):
         lambdas: Tensor,
         denominators: Tensor,
         share: float,
-        distillation: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
         """One micro-batch.
 
@@ -49,7 +48,6 @@ class LossModule(nn.Module):
             lambdas: (n,) weights of the horizons.
             denominators: (n,) of the global batch.
             share: rows here / rows of the global batch, for the balance loss, which is a mean over rows.
-            distillation: share of what horizons beyond the first learn from horizon 1.
 
         Returns:
             scalar loss with gradient; sums (6, n) float64 as in `mtp.objective.SUMS`.
@@ -59,7 +57,7 @@ class LossModule(nn.Module):
         seen = document if self.document_mask else None
         hiddens = self.model(tokens, seen, detach_backbone=config.detach_backbone)
         heads = self.model.heads(detach_backbone=config.detach_backbone)
-        output = self.objective(hiddens, heads, targets, lambdas, denominators, distillation)
+        output = self.objective(hiddens, heads, targets, lambdas, denominators)
         loss = output.loss
         if config.balance_alpha and self.training:
             loss = loss + config.balance_alpha * share * self.balance_loss()

@@ -17,7 +17,7 @@ from mtp.data import TrainingData
 from mtp.errors import MTPError
 from mtp.model import MTPModel
 from mtp.model.moe import MoE
-from mtp.objective import MTPObjective, distillation_at, lambdas_at, token_importance
+from mtp.objective import MTPObjective, lambdas_at, token_importance
 from mtp.train.loss_module import LossModule
 from mtp.train.parameters import parameter_groups
 from mtp.train.schedule import lr_at
@@ -61,8 +61,7 @@ def train_plain(model: MTPModel, data: TrainingData, config: Config, steps: int)
         weights = lambdas_at(config.objective.lambdas, model.config.n_future, step, steps, seen)
         for group in optimizer.param_groups:
             group["lr"] = lr_at(train.lr_schedule, train.optimizer.lr, step, steps)
-        distillation = distillation_at(config.objective.distillation, step, steps)
-        loss = _step(module, optimizer, tokens, document, weights, distillation, train.optimizer.grad_clip, step)
+        loss = _step(module, optimizer, tokens, document, weights, train.optimizer.grad_clip, step)
         for layer in layers:
             layer.update_expert_bias(layer.tokens_per_expert.double(), config.objective.bias_update_speed)
         for layer in model.expert_layers():
@@ -90,15 +89,13 @@ def _step(
     tokens: Tensor,
     document: Tensor,
     lambdas: list[float],
-    distillation: float,
     clip: float,
     step: int,
 ) -> float:
     objective = module.objective
     targets = objective.targets(tokens, document)
     weights = torch.tensor(lambdas, dtype=torch.float32, device=tokens.device)
-    denominators = objective.denominators(targets)
-    loss, _ = module(tokens, document, targets.ids, targets.weights, weights, denominators, 1.0, distillation)
+    loss, _ = module(tokens, document, targets.ids, targets.weights, weights, objective.denominators(targets), 1.0)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(module.parameters(), clip)

@@ -60,9 +60,7 @@ class StepRunner:
         self._device = device
         self._rows = rows_per_forward
 
-    def run(
-        self, tokens: Tensor, document: Tensor, lambdas: list[float], lr: float, distillation: float = 0.0
-    ) -> StepResult:
+    def run(self, tokens: Tensor, document: Tensor, lambdas: list[float], lr: float) -> StepResult:
         """Forward, backward and update.
 
         Args:
@@ -70,9 +68,8 @@ class StepRunner:
             document: (b, T) int.
             lambdas: n weights of the horizons.
             lr: learning rate of this step.
-            distillation: share of what horizons beyond the first learn from horizon 1.
         """
-        sums, tokens_seen, loss = self._gradients(tokens, document, lambdas, distillation)
+        sums, tokens_seen, loss = self._gradients(tokens, document, lambdas)
         counts = self._experts.counts().to(self._device)
         summed(flat := torch.cat([sums.flatten(), tokens_seen, loss, counts]))
         sums = flat[: sums.numel()].view_as(sums)
@@ -89,9 +86,7 @@ class StepRunner:
             violation=self._experts.worst_violation(counts),
         )
 
-    def _gradients(
-        self, tokens: Tensor, document: Tensor, lambdas: list[float], distillation: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _gradients(self, tokens: Tensor, document: Tensor, lambdas: list[float]) -> tuple[Tensor, Tensor, Tensor]:
         """Add up the gradient of every micro-batch; this rank's sums, token count and loss, float64."""
         targets = self._objective.targets(tokens, document)
         denominators = summed(self._objective.denominators(targets).to(self._device))
@@ -101,7 +96,7 @@ class StepRunner:
         total = torch.zeros(1, dtype=torch.float64, device=self._device)
         for micro in self._micro_batches(tokens, document, targets.ids, targets.weights):
             loss, of_micro = self._engine.forward(
-                micro.tokens, micro.document, micro.ids, micro.weights, weights, denominators, share, distillation
+                micro.tokens, micro.document, micro.ids, micro.weights, weights, denominators, share
             )
             self._engine.backward(loss)
             sums += of_micro.detach()

@@ -31,16 +31,18 @@ LARGE = SMALL | {
 }  # fmt: skip
 TINY = SMALL | {"hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 32, "num_hidden_layers": 2}
 SHAPES = {"small": SMALL, "large": LARGE}
-LEARNING_RATES = {"small": 3e-3, "large": 1.5e-3}
 RECIPES: dict[str, dict[str, Any]] = {
     name: {
         "train": {"batch_size": 4, "optimizer": {"lr": rate}},
-        "objective": {"lambdas": {"initial": 1.0}, "distillation": {"share": 1.0}},
+        "objective": {"lambdas": {"initial": 1.0}},
+        "refresh": {"distillation": 1.0},
     }
-    for name, rate in LEARNING_RATES.items()
+    for name, rate in {"small": 3e-3, "large": 1.5e-3}.items()
 }
-"""Small batches: these models see few tokens, so every one of them should move the weights. Their modules learn from
-the model instead of the text, since what counts here is how often their drafts stand."""
+"""Small batches: these models see few tokens, so every one of them should move the weights."""
+REFRESHING = 0.25
+"""Share of the minutes in which the modules alone learn from the finished model, as `mtp refresh` has it: with so
+little training the two would agree on little else than what both are sure of."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +54,20 @@ class Trained:
 
 
 def training(name: str, minutes: float) -> Config:
-    """The job of one worker that makes the model."""
+    """The job of one worker that makes the model, up to its refresh."""
     kept, recipe = _kept(name, minutes), RECIPES[name]
     return build_config(
         {
             "data": {**DATA, "path": str(kept.with_name(f"data-{DATA['vocab_size']}"))},
             "model": SHAPES[name],
-            "objective": recipe.get("objective", {}),
+            "objective": recipe["objective"],
+            "refresh": recipe["refresh"],
             "train": {
                 "run_name": kept.name,
                 "storage_path": str(kept.with_name("runs")),
                 "num_workers": 1,
                 "steps": None,
-                "minutes": minutes,
+                "minutes": minutes * (1 - REFRESHING),
                 "evaluate_rows": 16,
                 "checkpoint": {"every_steps": 1_000_000, "keep": 1},
                 **recipe["train"],
@@ -89,9 +92,35 @@ def trained(name: str, minutes: float) -> Trained:
         finish_run(run_id, uri=uri)
         staging = folder.with_name(f".{folder.name}")
         shutil.rmtree(staging, ignore_errors=True)
-        shutil.copytree(result.model_dir, staging)
+        _refresh(Path(result.model_dir), config, result.steps, staging)
         staging.replace(folder)
     return Trained(folder, Path(config.data.path) / "validation")
+
+
+def _refresh(folder: Path, config: Config, steps_before: int, out: Path) -> None:
+    """Train the modules of the model in `folder` for REFRESHING of the time: their steps take half as long."""
+    import torch
+
+    from mtp.checkpoint import load_model, save_model
+    from mtp.data import open_training_data
+    from mtp.tokenizer import Tokenizer
+    from mtp.train.plain import train_plain
+
+    steps = max(1, round(2 * steps_before * REFRESHING / (1 - REFRESHING)))
+    update = {"detach_backbone": True, "distillation": config.refresh.distillation}
+    rate = config.train.optimizer.model_copy(update={"lr": config.train.optimizer.lr / 2})
+    chosen = config.model_copy(
+        update={
+            "objective": config.objective.model_copy(update=update),
+            "train": config.train.model_copy(update={"optimizer": rate}),
+            "data": config.data.model_copy(update={"seed": config.data.seed + 1}),
+        }
+    )
+    model = load_model(folder, dtype=torch.float32)
+    torch.manual_seed(config.train.seed)
+    for _ in train_plain(model, open_training_data(chosen.data), chosen, steps):
+        pass
+    save_model(out, model, Tokenizer.load(folder))
 
 
 def is_cached(name: str, minutes: float) -> bool:
@@ -101,6 +130,6 @@ def is_cached(name: str, minutes: float) -> bool:
 
 def _kept(name: str, minutes: float) -> Path:
     """The model's folder; another shape, text or training has another one."""
-    recipe = json.dumps([DATA, SHAPES[name], RECIPES[name]], sort_keys=True).encode()
+    recipe = json.dumps([DATA, SHAPES[name], RECIPES[name], REFRESHING], sort_keys=True).encode()
     digest = hashlib.blake2b(recipe, digest_size=4).hexdigest()
     return home() / "cache" / "bench-decode" / f"{name}-{minutes:g}-{digest}"
