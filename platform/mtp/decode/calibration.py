@@ -9,49 +9,62 @@ import torch
 
 from mtp.decode.blocks import TRASH_BLOCK
 from mtp.decode.costs import StepCosts, measure, sizes_up_to
-from mtp.decode.network import Network, Window
+from mtp.decode.network import Greedy, Network, Window
 from mtp.decode.options import EngineOptions
 from mtp.decode.rows import Rows
 from mtp.model import MTPModel
 
 CONTEXT = 256
 """Tokens before those of a measured pass, or half of what the engine holds."""
+STOOD = 2
+"""Slots that a module makes up for when it drafts: those of a token and of one draft that stood."""
 FILLS = (1, 16, 64)
 """Tokens of a prompt at which filling is measured."""
 
 
 @torch.inference_mode()
-def step_costs(model: MTPModel, network: Network, rows: Rows, most: int, options: EngineOptions) -> StepCosts:
+def step_costs(
+    model: MTPModel, network: Network, greedy: Greedy | None, rows: Rows, most: int, options: EngineOptions
+) -> StepCosts:
     """Seconds of a target pass by its tokens, of one more draft by its rows, and of filling a module's cache.
 
     Args:
         model: whose passes these are.
         network: runs them.
+        greedy: runs chained drafts at one go, where there is such a thing.
         rows: nobody's yet; left as they were found.
         most: the largest number of drafts a step.
         options: of the engine.
     """
     size, longest = len(rows.tables), rows.tables.shape[1] * options.block_size
-    tables = rows.tables.copy()
+    tables, filled = rows.tables.copy(), rows.filled.copy()
     rows.tables[:] = TRASH_BLOCK
     context = max(min(longest // 2, CONTEXT, longest - most - 1), 0)
-    passes = _Passes(model, network, size, context, options.draft_vocab_size)
+    passes = _Passes(model, network, greedy, rows, context, options.draft_vocab_size)
     try:
         verify = measure(passes.step_before, passes.verify, sizes_up_to(size * (most + 1)))
-        draft = measure(passes.verify, passes.draft, sizes_up_to(size))
+        draft = measure(passes.before_drafts, passes.draft, sizes_up_to(size))
         fill = measure(lambda _: passes.verify(1), passes.fill, sorted({min(tokens, longest) for tokens in FILLS}))
     finally:
-        rows.tables[:] = tables
+        rows.tables[:], rows.filled[:] = tables, filled
     return StepCosts(verify, draft, fill)
 
 
 class _Passes:
-    """The passes of an engine of `size` rows, each over other random tokens, which take other experts each time."""
+    """The passes of an engine, each over other random tokens, which take other experts each time."""
 
     def __init__(
-        self, model: MTPModel, network: Network, size: int, context: int, draft_vocab_size: int | None
+        self,
+        model: MTPModel,
+        network: Network,
+        greedy: Greedy | None,
+        rows: Rows,
+        context: int,
+        draft_vocab_size: int | None,
     ) -> None:
-        self._model, self._network, self._size, self._context = model, network, size, context
+        self._model, self._network, self._rows, self._context = model, network, rows, context
+        self._greedy = greedy if model.prediction.chained else None
+        self._size = len(rows.tables)
         self._draft_vocab_size = draft_vocab_size
         self._device = model.lm_head.weight.device
         self._dice = torch.Generator().manual_seed(0)
@@ -70,8 +83,18 @@ class _Passes:
         for _ in range((tokens - 1) // self._size):
             self.draft(min(tokens, self._size))
 
+    def before_drafts(self, rows: int) -> None:
+        """What a step does before it drafts for so many rows: it verifies, and the tokens that stand are others."""
+        self.verify(rows)
+        self._rows.write(np.arange(rows), np.full(rows, self._context), self._tokens(rows, STOOD + 1))
+
     def draft(self, rows: int) -> None:
-        """One draft for each of so many rows."""
+        """One draft for each of so many rows, behind the slots of the tokens that stood."""
+        if self._greedy is not None:
+            self._rows.filled[:rows, 0] = self._context
+            lengths = np.full(rows, self._context + STOOD + 1)
+            self._greedy.draft(np.arange(rows), lengths, np.ones(rows, dtype=np.int64))
+            return
         window = self._window(np.ones(rows, dtype=np.int64), self._context)
         state = self._module(window)
         self._network.logits(state, horizon=2, first=self._draft_vocab_size)

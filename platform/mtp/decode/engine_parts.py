@@ -61,16 +61,16 @@ def build_parts(
     rows = Rows(size, max_model_len, depth, limits.lookup + drafts, pages)
     network = choose_network(model, rows, pages, options)
     verifier = Verifier(eos_ids, config.vocab_size, weight.device)
-    controller: DraftController | None = None
-    if options.adaptive_drafts and drafts:
-        controller = DraftController(step_costs(model, network, rows, drafts, options), drafts)
     modules: ModuleDrafter | None = None
     if depth:
         modules = ModuleDrafter(model, network, rows, depth, size, options.draft_vocab_size)
+    greedy = modules.greedy if modules is not None else network.greedy(None, None)
+    controller: DraftController | None = None
+    if options.adaptive_drafts and drafts:
+        controller = DraftController(step_costs(model, network, greedy, rows, drafts, options), drafts)
     second: DraftModel | None = None
     if draft_model is not None:
         second = DraftModel(draft_model, config.vocab_size, rows, size, max_model_len, options.max_batch_tokens)
-    greedy = modules.greedy if modules is not None else network.greedy(None, None)
     drafting = Drafting(modules, rows, verifier, config.vocab_size, max_model_len, stats, second, controller)
     scheduler = Scheduler(options, pool, rows)
     return EngineParts(limits, pages, pool, rows, network, greedy, scheduler, verifier, controller, drafting)
