@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 ROUNDS, SECONDS = 12, 2.0
-"""A calibration measures every size so often, unless that takes longer than so many seconds."""
+"""A calibration measures every size so often, or as often as it can in so many seconds, but once at least."""
 
 
 class Curve:
@@ -58,17 +58,19 @@ class StepCosts:
 
 def measure(before: Callable[[int], object], run: Callable[[int], object], sizes: Sequence[int]) -> Curve:
     """The median of a few runs at each size, taken up and down the sizes, so that each follows one of about its size.
-    `before` each something is done that leaves the caches as the run finds them in a real step; it is not timed."""
+    `before` each something is done that leaves the caches as the run finds them in a real step; it is not timed. Nor is
+    the first time through the sizes, in which weights are touched that nothing has touched before."""
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
     began = time.perf_counter()
-    for done in range(ROUNDS):
-        if done and time.perf_counter() - began > SECONDS * done / ROUNDS:
+    for done in range(ROUNDS + 1):
+        if done > 1 and time.perf_counter() - began > SECONDS:
             break
         for size in sizes if done % 2 == 0 else reversed(sizes):
             before(size)
             start = time.perf_counter()
             run(size)
-            seconds[size].append(time.perf_counter() - start)
+            if done:
+                seconds[size].append(time.perf_counter() - start)
     return Curve((size, statistics.median(found)) for size, found in seconds.items())
 
 

@@ -8,9 +8,10 @@ P parameters, N accelerators, w bytes of a weight, B the reduction bucket (at mo
     optimizer   8P     12P/N    12P/N                   12P/N    Adam's two moments; under ZeRO an fp32 master too
     buffers     wB*    wB       max(2wB - wP/N, wB)     wB, and 5e7 weights on their way to be gathered
 
-* none where N = 1. Gradients of stages 0 to 2 are let go after each step, so that activations and gradients take turns; stage 3 keeps
-its gradients and its bucket. Routed experts under expert parallelism: P/EP on a rank, split over N/EP ranks. Offloaded
-parts count as 0 here. A slow test holds these lines to real processes. Knows sizes; knows nothing of time.
+* none where N = 1, which exchanges nothing. Gradients of stages 0 to 2 are let go after each step, so that activations
+and gradients take turns; stage 3 keeps its gradients and its bucket. Routed experts under expert parallelism: P/EP on a
+rank, split over N/EP ranks. Offloaded parts count as 0 here. A slow test holds these lines to real processes. Knows
+sizes; knows nothing of time.
 """
 
 from dataclasses import dataclass, fields
@@ -89,7 +90,7 @@ def memory(
     gradients = {0: 4 * held, 1: width * held, 2: width * split, 3: 4 * split}[stage]
     optimizer = 8 * held if stage == 0 else 12 * split
     buffers = {
-        0: bucket if gpus > 1 else 0.0,  # one alone exchanges nothing
+        0: bucket if gpus > 1 else 0.0,
         1: bucket,
         2: max(2 * bucket - width * split, bucket),
         3: bucket + width * min(PREFETCH, held),
