@@ -38,8 +38,6 @@ HELD = 4
 MARGIN = 1.1
 """Drafts have to promise so much more than standard decoding before they begin: estimates are noisy, and requests whose
 drafts stand less often end later, in a batch that has become smaller by then."""
-KEPT_MARGIN = 1.04
-"""The same for drafts that have begun: in a batch that has grown since they may still promise a little, and bring less."""
 
 
 @dataclass
@@ -201,7 +199,7 @@ class DraftController:
                 [self._own[request].chance(k, self._belief(k), OWN_WEIGHT) for k in range(room)]
                 for request, room in zip(requests, rooms, strict=True)
             ]
-            choice = self._best(chances, fixed, KEPT_MARGIN if self._drafting else MARGIN, turns)
+            choice = self._best(chances, fixed, 1.0 if self._drafting else MARGIN, turns)
             held = self._held = Held(requests, rooms, fixed, choice)
         held.steps -= 1
         return held.choice._replace(lengths=list(held.choice.lengths))
