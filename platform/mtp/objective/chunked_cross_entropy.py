@@ -170,14 +170,12 @@ class _Walk:
             self.own_choice[rows] = logits.argmax(dim=-1)
         same_slot = (rows + k).clamp_max(len(self.own_choice) - 1)
         own = logits.gather(1, self.own_choice[same_slot, None]).squeeze(1)
-        share = self.problem.distillation if k else 0.0
-        teacher = self._horizon_1(same_slot, buffers[1]) if share else None
-        expected = torch.einsum("iv,iv->i", teacher, logits) if teacher is not None else target
+        teacher = self._horizon_1(same_slot, buffers[1]) if k and self.problem.distillation else None
+        expected = target if teacher is None else torch.einsum("iv,iv->i", teacher, logits)
         probabilities = torch.softmax(logits, dim=-1, out=logits)
         # log p(target) = target - logsumexp, and exp(largest - logsumexp) is the largest probability.
-        log_sum = largest - probabilities.amax(dim=-1).log()
-        self.nll[k, rows] = log_sum - target
-        self.cost[k, rows] = log_sum - target.lerp(expected, share)
+        self.nll[k, rows] = nll = largest - target - probabilities.amax(dim=-1).log()
+        self.cost[k, rows] = nll + self.problem.distillation * (target - expected)
         self.correct[k, rows] = target == largest
         self.agree[k, rows] = own == largest
         self._differentiate(k, rows, hidden, weight, probabilities, teacher)
