@@ -84,6 +84,14 @@ def test_gradcheck_in_float64(shared):
     assert torch.autograd.gradcheck(loss, leaves(hiddens, heads))
 
 
+def test_a_certain_prediction_keeps_the_digits_of_its_loss():
+    head = torch.tensor([[24.0], [16.5], [15.25]], requires_grad=True)
+    hidden, ids, one = torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1)
+    expected = F.cross_entropy((hidden @ head.T).double(), ids[0])
+    actual = linear_cross_entropy([hidden], [head], ids, one, one.bool()).loss
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
 def test_a_second_backward_gives_the_same_gradients_again():
     hiddens, heads, *rest = problem(2, 9, 4, 11)
     loss = linear_cross_entropy(hiddens, heads, *rest, chunk_size=4).loss
