@@ -123,7 +123,7 @@ def refreshed(config: Config, fetch: Callable[[], Path], settings: EvaluationSet
     from mtp.data import open_training_data
     from mtp.evaluate import evaluate
     from mtp.tokenizer import Tokenizer
-    from mtp.train.plain import train_plain
+    from mtp.train.plain import train_modules
 
     share_cores(1, torch.device(settings.device))
     folder = fetch()
@@ -135,11 +135,7 @@ def refreshed(config: Config, fetch: Callable[[], Path], settings: EvaluationSet
     before = evaluate(folder, settings.data, **sizes)  # refuses data of another tokenizer
     if data.tokenizer != Tokenizer.load(folder):
         raise UsageError(f"{config.data.path} was prepared with another tokenizer than {config.refresh.model}'s")
-    update = {"detach_backbone": True, "distillation": config.refresh.distillation}
-    objective = config.objective.model_copy(update=update)
-    chosen = config.model_copy(update={"objective": objective, "model": model.config})
-    torch.manual_seed(config.train.seed)
-    *_, last = train_plain(model, data, chosen, config.refresh.steps)
+    *_, last = train_modules(model, data, config, config.refresh.steps)
     stored = open_weights(folder)
     kept = {
         key: value if key.endswith(FP32_BUFFER) else value.to(stored.dtype) for key, value in model.state_dict().items()

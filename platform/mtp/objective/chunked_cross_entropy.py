@@ -151,7 +151,8 @@ class _Walk:
         problem = self.problem
         longest = min(problem.chunk_size, max(len(selected) for selected in problem.selected))
         buffers = self.nll.new_empty((2 if problem.distillation else 1, longest, self.heads[0].shape[0]))
-        weight, held = self.heads[0], -1
+        self.own_head = weight = self.heads[0].to(self.matmul_dtype)
+        held = 0
         for k in range(problem.n):
             if problem.head_of[k] != held:
                 held = problem.head_of[k]
@@ -183,8 +184,7 @@ class _Walk:
     def _horizon_1(self, rows: Tensor, buffer: Tensor) -> Tensor:
         """(chunk, V) what horizon 1 predicts in those rows, in `buffer`."""
         hidden = self.hiddens[0][rows].to(self.matmul_dtype)
-        head = self.heads[self.problem.head_of[0]].to(self.matmul_dtype)
-        logits = _product(hidden, head.t(), buffer)
+        logits = _product(hidden, self.own_head.t(), buffer)
         return torch.softmax(logits, dim=-1, out=logits)
 
     def _differentiate(

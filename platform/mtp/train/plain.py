@@ -72,6 +72,15 @@ def train_plain(model: MTPModel, data: TrainingData, config: Config, steps: int)
     model.eval()
 
 
+def train_modules(model: MTPModel, data: TrainingData, config: Config, steps: int) -> Iterator[PlainStep]:
+    """Train the prediction modules of a finished model alone, in place, as `config.refresh` has it; see train_plain."""
+    update = {"detach_backbone": True, "distillation": config.refresh.distillation}
+    objective = config.objective.model_copy(update=update)
+    chosen = config.model_copy(update={"objective": objective, "model": model.config})
+    torch.manual_seed(config.train.seed)
+    return train_plain(model, data, chosen, steps)
+
+
 def importance_of(config: Config, data: TrainingData) -> Tensor | None:
     """Token weights of the corpus; None where every token counts alike."""
     importance = config.objective.importance

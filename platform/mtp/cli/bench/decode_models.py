@@ -35,7 +35,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     name: {
         "train": {"batch_size": 4, "optimizer": {"lr": rate}},
         "objective": {"lambdas": {"initial": 1.0}},
-        "refresh": {"distillation": 1.0},
     }
     for name, rate in {"small": 3e-3, "large": 1.5e-3}.items()
 }
@@ -61,7 +60,6 @@ def training(name: str, minutes: float) -> Config:
             "data": {**DATA, "path": str(kept.with_name(f"data-{DATA['vocab_size']}"))},
             "model": SHAPES[name],
             "objective": recipe["objective"],
-            "refresh": recipe["refresh"],
             "train": {
                 "run_name": kept.name,
                 "storage_path": str(kept.with_name("runs")),
@@ -104,21 +102,18 @@ def _refresh(folder: Path, config: Config, steps_before: int, out: Path) -> None
     from mtp.checkpoint import load_model, save_model
     from mtp.data import open_training_data
     from mtp.tokenizer import Tokenizer
-    from mtp.train.plain import train_plain
+    from mtp.train.plain import train_modules
 
     steps = max(1, round(2 * steps_before * REFRESHING / (1 - REFRESHING)))
-    update = {"detach_backbone": True, "distillation": config.refresh.distillation}
     rate = config.train.optimizer.model_copy(update={"lr": config.train.optimizer.lr / 2})
     chosen = config.model_copy(
         update={
-            "objective": config.objective.model_copy(update=update),
             "train": config.train.model_copy(update={"optimizer": rate}),
             "data": config.data.model_copy(update={"seed": config.data.seed + 1}),
         }
     )
     model = load_model(folder, dtype=torch.float32)
-    torch.manual_seed(config.train.seed)
-    for _ in train_plain(model, open_training_data(chosen.data), chosen, steps):
+    for _ in train_modules(model, open_training_data(chosen.data), chosen, steps):
         pass
     save_model(out, model, Tokenizer.load(folder))
 

@@ -22,15 +22,13 @@ _WATCHED = 256
 """Tasks that are waited for at once, the oldest first: looking at all of a hundred thousand takes long."""
 
 
-def run_tasks(
-    function: Callable[[Input], Result], inputs: Sequence[Input], result: type[Result], num_cpus: float = 1
-) -> Iterator[Result]:
+def run_tasks(function: Callable[[Input], Result], inputs: Sequence[Input], result: type[Result]) -> Iterator[Result]:
     """`function` of each input, in any order; one task an input, as many at once as the cluster has CPUs.
 
     Raises:
         MTPError: the one that `function` raised; other inputs may have been finished by then.
     """
-    task = ray.remote(run_task).options(num_cpus=num_cpus)
+    task = ray.remote(run_task)
     shared = ray.put((function, type(inputs[0])))
     pending: list[Any] = [task.remote(shared, item.model_dump_json()) for item in inputs]
     try:
