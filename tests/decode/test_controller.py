@@ -96,9 +96,9 @@ def test_a_request_whose_drafts_pay_no_more_ends_as_standard_decoding():
 
 def set_clock(controller, verify, draft):
     """Let steps take verify(rows, drafts) seconds, and the drafts of a step `draft` seconds, whatever they take."""
-    verified, drafted = controller.verified, controller.drafted
-    controller.verified = lambda rows, drafts, _: verified(rows, drafts, verify(rows, drafts))
-    controller.drafted = lambda _: drafted(draft)
+    verified = controller.verified
+    controller.verified = lambda rows, drafts, _: verified(rows, drafts, verify(rows, drafts) + draft * bool(drafts))
+    controller.decided = lambda _: None
 
 
 def test_probing_costs_no_more_than_its_share_of_the_time():

@@ -77,7 +77,7 @@ class PagedCacheMachine(RuleBasedStateMachine):
             sequence.tokens += data.draw(st.lists(st.integers(0, 1), min_size=accepted, max_size=accepted))
             self.compute(sequence, sequence.computed, 1 + accepted)
             sequence.computed += 1 + accepted
-            sequence.drop_drafts()
+            sequence.drafts = 0
         for sequence in [*plan.decodes, *(sequence for sequence, _ in plan.prefills)]:
             if sequence.uncomputed:
                 continue

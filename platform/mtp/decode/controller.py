@@ -93,12 +93,12 @@ class Held:
 
 @dataclass
 class NextStep:
-    """What was chosen for the step to come, and the seconds that its drafts took."""
+    """What was chosen for the step to come, and the seconds that choosing its drafts took."""
 
     turns: Turns
     promise: Promise | None
     probing: bool = False
-    draft_seconds: float = 0.0
+    seconds: float = 0.0
 
 
 class DraftController:
@@ -155,20 +155,20 @@ class DraftController:
             self._own[sequence.id].observe(drafted, accepted)
             self._idle[sequence.id] = 0 if drafted else self._idle[sequence.id] + 1
 
-    def drafted(self, seconds: float) -> None:
-        """The drafts of the next step took so long."""
+    def decided(self, seconds: float) -> None:
+        """It took so long to decide that there are drafts in the next step."""
         if self._next is not None:
-            self._next.draft_seconds += seconds
+            self._next.seconds += seconds
 
     def verified(self, rows: int, drafts: int, seconds: float) -> None:
-        """A step's pass over a token of each of `rows` requests and all their drafts took so long."""
+        """A step took so long: the drafts of `rows` requests, and the pass over them and a token of each request."""
         self._spent += seconds
         chosen, self._next = self._next, None
         if chosen is None:
             if drafts:
                 return  # they were not chosen for what they promise
             chosen = NextStep(self._turns_of(rows), None)
-        relative = (seconds + chosen.draft_seconds) / self.costs.verify(rows)
+        relative = (seconds + chosen.seconds) / self.costs.verify(rows)
         if not chosen.probing:
             chosen.turns.count(relative, chosen.promise)
         elif self._probe is not None:

@@ -1,16 +1,17 @@
-"""Who drafts for whom: chooses each request's draft length, runs the drafters, keeps the drafts' distributions.
+"""Who drafts for whom: decides on each request's draft length, and runs the drafters.
 
-The drafted ids themselves stand behind each row's tokens (rows.py), where the next target pass reads them.
+Lengths are decided at the end of a step, so that the next one can be planned; the drafts are made when it begins. They
+stand behind each row's tokens (rows.py), where the target pass reads them.
 """
 
 import time
 from collections.abc import Sequence as Items
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mtp.decode.acceptance import Drafted
 from mtp.decode.controller import DraftController
 from mtp.decode.draft_model import DraftModel
 from mtp.decode.module_drafter import ModuleDrafter
@@ -18,8 +19,23 @@ from mtp.decode.processors import one_hot_ids
 from mtp.decode.prompt_lookup import PromptLookups
 from mtp.decode.rows import Rows, row_numbers
 from mtp.decode.sequence import Sequence
-from mtp.decode.stats import DecodeStats
 from mtp.decode.verification import Verifier
+
+Part = tuple[list[int], Tensor | None, list[list[int]] | Tensor]
+"""Which rows drafted together, the q (P, K, V) of their drafts or None where all are certain, and the ids (P, K)."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """Drafts of R rows."""
+
+    left: np.ndarray
+    """(R,): how many are left to the compiled step, which makes and verifies them at one go."""
+    probabilities: Tensor | None
+    """(R, K, V): see acceptance.Drafted."""
+    seconds: float
+    others_seconds: float
+    """Of them, those of drafts that are not by modules: whether they pay is not the controller's business."""
 
 
 class Drafting:
@@ -32,7 +48,6 @@ class Drafting:
         verifier: Verifier,
         vocab_size: int,
         max_model_len: int,
-        stats: DecodeStats,
         draft_model: DraftModel | None = None,
         controller: DraftController | None = None,
     ) -> None:
@@ -43,9 +58,7 @@ class Drafting:
         self._verifier = verifier
         self._vocab_size = vocab_size
         self._max_model_len = max_model_len
-        self._stats = stats
         self._lookups = PromptLookups()
-        self._q: Tensor | None = None
 
     def fill(self, sequences: Items[Sequence], starts: np.ndarray, counts: np.ndarray, hidden: Tensor) -> None:
         """A chunk of known tokens was computed; see ModuleDrafter.fill."""
@@ -67,32 +80,34 @@ class Drafting:
             [sequences[place] for place in pick], starts[pick], counts[pick], _some(hidden, pick, counts)
         )
 
-    def take(self, sequences: Items[Sequence], counts: np.ndarray, tokens: Tensor) -> Drafted:
-        """The drafts that a pass over `tokens` (R, K + 1) verifies."""
-        drafted = tokens[:, 1:]
-        q = None
-        if self._q is not None and drafted.shape[1]:
-            rows = torch.tensor([max(sequence.draft_row, 0) for sequence in sequences], device=tokens.device)
-            q = self._q[rows, : drafted.shape[1]]
-        return Drafted(drafted, torch.from_numpy(counts).to(tokens.device), q)
-
-    def draft(self, sequences: Items[Sequence]) -> None:
-        """Draft for every sequence that wants and can have drafts; to be called for all that go on, every step."""
+    def decide(self, sequences: Items[Sequence]) -> None:
+        """Decide how many drafts each sequence gets in its next step; to be called for all that go on, every step."""
         began = time.perf_counter()
         if (settled := _with_draft_model(sequences)) and self._draft_model is not None:
             self._draft_model.settle(settled)
-        groups: dict[str, list[Sequence]] = {"modules": [], "draft_model": [], "lookup": []}
         for sequence, wanted in zip(sequences, self._lengths(sequences), strict=True):
             sequence.drafts = wanted
-            if wanted:
-                groups[_source(sequence)].append(sequence)
-        parts = [self._timed(self._modules, groups["modules"], began)]
-        parts.append(self._timed(self._draft_model, groups["draft_model"], time.perf_counter()))
-        parts.append((None, [self._draft_by_lookup(sequence) for sequence in groups["lookup"]]))
-        self._q = self._joined(parts)
-        for place, sequence in enumerate(groups["modules"] + groups["draft_model"] + groups["lookup"]):
-            sequence.draft_row = place
-        self._stats.draft_seconds += time.perf_counter() - began
+        if self._controller is not None and any(sequence.drafts for sequence in sequences):
+            self._controller.decided(time.perf_counter() - began)
+
+    def draft(self, sequences: Items[Sequence], *, at_once: bool) -> Made:
+        """Make the drafts that were decided on; `at_once`: but for chained modules', which the compiled step makes."""
+        began = time.perf_counter()
+        left, parts = np.zeros(len(sequences), dtype=np.int64), []
+        pick = self._drafting(sequences, "modules")
+        if pick and self._modules is not None:
+            if at_once and self._modules.chained:
+                left[pick] = [sequences[place].drafts for place in pick]
+            else:
+                parts.append(self._draft_by_model(self._modules, sequences, pick))
+        own = time.perf_counter() - began
+        pick = self._drafting(sequences, "draft_model")
+        if pick and self._draft_model is not None:
+            parts.append(self._draft_by_model(self._draft_model, sequences, pick))
+        for place in self._drafting(sequences, "lookup"):
+            parts.append(([place], None, [self._draft_by_lookup(sequences[place])]))
+        seconds = time.perf_counter() - began
+        return Made(left, self._joined(len(sequences), parts), seconds, seconds - own)
 
     def forget(self, sequence: Sequence) -> None:
         """The sequence has ended."""
@@ -125,51 +140,37 @@ class Drafting:
             return min(sequence.module_depth, room)
         return wanted
 
-    def _timed(
-        self, drafter: ModuleDrafter | DraftModel | None, sequences: list[Sequence], began: float
-    ) -> tuple[Tensor | None, list[list[int]] | Tensor]:
-        """q (R, K, V) of the drafts, or None if all of them are certain, and their ids (R, K).
-
-        `began`: when the work on them did; for modules the decision about how many there are is part of it.
-        """
-        if not sequences:
-            return None, []
-        if drafter is None:
-            raise RuntimeError("a sequence wants a drafter that the engine does not run")
-        drafted = self._draft_by_model(drafter, sequences)
-        seconds = time.perf_counter() - began
-        if self._controller is not None and drafter is self._modules:
-            self._controller.drafted(seconds)
-        for sequence in sequences:
-            sequence.stats.draft_seconds += seconds
-        return drafted
+    @staticmethod
+    def _drafting(sequences: Items[Sequence], source: str) -> list[int]:
+        return [place for place, one in enumerate(sequences) if one.drafts and _source(one) == source]
 
     def _draft_by_model(
-        self, drafter: ModuleDrafter | DraftModel, sequences: list[Sequence]
-    ) -> tuple[Tensor | None, Tensor]:
-        """See _timed."""
+        self, drafter: ModuleDrafter | DraftModel, everyone: Items[Sequence], places: list[int]
+    ) -> Part:
+        """The drafts of the sequences at `places`."""
+        sequences = [everyone[place] for place in places]
         counts = np.array([sequence.drafts for sequence in sequences])
         certain = self._verifier.processors(sequences) is None
         if certain and isinstance(drafter, ModuleDrafter):
-            return None, drafter.draft_greedily(sequences, counts)
+            return places, None, drafter.draft_greedily(sequences, counts)
         made: list[Tensor] = []
         distributions: list[Tensor] = []
 
         def choose(pick: np.ndarray, logits: Tensor, position: int) -> Tensor:
-            everyone = len(pick) == len(sequences)
-            some = sequences if everyone else [sequences[place] for place in pick]
+            whole = len(pick) == len(sequences)
+            some = sequences if whole else [sequences[place] for place in pick]
             before = torch.stack(made, dim=1) if made else None
-            if before is not None and not everyone:
+            if before is not None and not whole:
                 before = before[torch.from_numpy(pick).to(before.device)]
             ids, q = self._verifier.choose(some, logits, before)
-            made.append(ids if everyone else _spread(ids, pick, len(sequences)))
+            made.append(ids if whole else _spread(ids, pick, len(sequences)))
             if not certain:
                 q = one_hot_ids(ids, self._vocab_size) if q is None else q
-                distributions.append(q if everyone else _spread(q, pick, len(sequences)))
+                distributions.append(q if whole else _spread(q, pick, len(sequences)))
             return ids
 
         ids = drafter.draft(sequences, counts, choose)
-        return (torch.stack(distributions, dim=1) if distributions else None), ids
+        return places, (torch.stack(distributions, dim=1) if distributions else None), ids
 
     def _draft_by_lookup(self, sequence: Sequence) -> list[int]:
         ids = self._lookups.draft(sequence, sequence.drafts)
@@ -179,22 +180,19 @@ class Drafting:
             self._rows.write(row_numbers([sequence]), start, torch.tensor([ids]).to(self._rows.tokens.device))
         return ids
 
-    def _joined(self, parts: list[tuple[Tensor | None, list[list[int]] | Tensor]]) -> Tensor | None:
-        """The q of all parts, rows below rows, with one-hot rows for certain drafts; None if all are certain."""
-        known = [q for q, _ in parts if q is not None]
+    def _joined(self, rows: int, parts: list[Part]) -> Tensor | None:
+        """The q (R, K, V) of all parts, with one-hot rows for certain drafts; None if all are certain."""
+        known = [q for _, q, _ in parts if q is not None]
         if not known:
             return None
-        lists = [ids if isinstance(ids, list) else ids.tolist() for _, ids in parts]
-        longest = max(len(row) for rows in lists for row in rows)
-        joined = known[0].new_zeros(sum(map(len, lists)), longest, self._vocab_size)
-        start = 0
-        for (q, _), rows in zip(parts, lists, strict=True):
+        lists = [ids if isinstance(ids, list) else ids.tolist() for _, _, ids in parts]
+        joined = known[0].new_zeros(rows, max(len(row) for some in lists for row in some), self._vocab_size)
+        for (places, q, _), some in zip(parts, lists, strict=True):
             if q is not None:
-                joined[start : start + len(rows), : q.shape[1]] = q
+                joined[places, : q.shape[1]] = q
             else:
-                for row, ids in enumerate(rows, start=start):
-                    joined[row, range(len(ids)), ids] = 1.0
-            start += len(rows)
+                for place, ids in zip(places, some, strict=True):
+                    joined[place, range(len(ids)), ids] = 1.0
         return joined
 
 

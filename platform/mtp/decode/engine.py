@@ -1,8 +1,8 @@
 """The inference engine: requests of token ids in, tokens out, a step at a time.
 
-A step plans who works (scheduler.py), runs one target pass over everybody's last token and drafts (and one over the
-chunks of new prompts), decides which drafts stand (verification.py), and drafts from the hidden states that the same
-pass left behind (module_drafter.py). Single-threaded; knows nothing of text, clocks of users, or the network.
+A step plans who works (scheduler.py), makes drafts (drafting.py) from the hidden states that the last pass left behind,
+runs one target pass over everybody's last token and drafts (and one over the chunks of new prompts), and decides which
+drafts stand (verification.py). Single-threaded; knows nothing of text, clocks of users, or the network.
 """
 
 import time
@@ -156,7 +156,7 @@ class Engine:
         if plan.decodes:
             alive += self._decode(plan.decodes, outputs)
         if alive:
-            self._drafting.draft(alive)
+            self._drafting.decide(alive)
         for sequence in self._scheduler.running:
             self._scheduler.publish(sequence)
         return outputs
@@ -187,26 +187,33 @@ class Engine:
         return alive
 
     def _decode(self, sequences: list[Sequence], outputs: list[StepOutput]) -> list[Sequence]:
-        """Verify everybody's drafts in one target pass. Returns who goes on drafting."""
+        """Draft, and verify everybody's drafts in one target pass. Returns who goes on drafting."""
         began = time.perf_counter()
-        drafts = np.array([sequence.drafts for sequence in sequences])
         logits: Tensor | None = None
         logprobs = any(sequence.request.sampling.logprobs is not None for sequence in sequences)
-        if self._greedy is not None and not logprobs and self._verifier.greedy(sequences):
+        greedy = self._greedy if not logprobs and self._verifier.greedy(sequences) else None
+        made = self._drafting.draft(sequences, at_once=greedy is not None)
+        drafting, drafts = made.seconds, np.array([sequence.drafts for sequence in sequences])
+        if greedy is not None:
             starts = np.array([sequence.computed for sequence in sequences])
-            emission = self._greedy.verify(row_numbers(sequences), starts, drafts + 1)
+            emission, seconds = greedy.step(row_numbers(sequences), starts, drafts + 1, made.left)
+            drafting += seconds
         else:
             starts, tokens, hidden = self._target_pass(sequences, drafts + 1)
             self._drafting.remember(sequences, starts, drafts + 1, hidden)
             logits = self._network.logits(hidden)
-            emission = self._judge(sequences, logits, self._drafting.take(sequences, drafts, tokens))
+            q = None if made.probabilities is None else made.probabilities[:, : int(drafts.max())]
+            emission = self._judge(sequences, logits, Drafted(tokens[:, 1:], self._rows.tensor(drafts), q))
         for sequence in sequences:
             sequence.computed += 1
-        alive = self._hand_out(sequences, emission, logits, outputs, began)
+            if sequence.drafts:
+                sequence.stats.draft_seconds += drafting
+        alive = self._hand_out(sequences, emission, logits, outputs, began + drafting)
         seconds = time.perf_counter() - began
-        self.stats.verify_seconds += seconds
+        self.stats.draft_seconds += drafting
+        self.stats.verify_seconds += seconds - drafting
         if self._controller is not None:
-            self._controller.verified(len(drafts), int(drafts.sum()), seconds)
+            self._controller.verified(len(drafts), int(drafts.sum()), seconds - made.others_seconds)
         return alive
 
     def _target_pass(self, sequences: list[Sequence], counts: np.ndarray) -> tuple[np.ndarray, Tensor, Tensor]:
@@ -257,7 +264,7 @@ class Engine:
         output = StepOutput(sequence.id, [], so_far=sequence.stats)
         first = not sequence.emitted
         drafted, accepted = sequence.drafts, emission.accepted[place]
-        sequence.drop_drafts()
+        sequence.drafts = 0
         if not emission.finite[place]:
             output.finish_reason = "error"
             output.error = "the model gave logits that are not finite (NaN or infinity) for this request"
@@ -307,7 +314,7 @@ class Engine:
             self._pages.erase(retired)
 
     def _build_memory(self) -> None:
-        parts = build_parts(self.model, self.options, self.max_model_len, self.eos_ids, self.stats, self._draft_model)
+        parts = build_parts(self.model, self.options, self.max_model_len, self.eos_ids, self._draft_model)
         self._limits, self._pages, self._pool, self._rows = parts.limits, parts.pages, parts.pool, parts.rows
         self._network, self._greedy, self._scheduler = parts.network, parts.greedy, parts.scheduler
         self._verifier = parts.verifier

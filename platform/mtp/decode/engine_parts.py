@@ -15,7 +15,6 @@ from mtp.decode.network_choice import choose_network
 from mtp.decode.options import EngineOptions
 from mtp.decode.rows import Rows
 from mtp.decode.scheduler import Scheduler
-from mtp.decode.stats import DecodeStats
 from mtp.decode.verification import Verifier
 from mtp.model import MTPModel
 
@@ -41,7 +40,6 @@ def build_parts(
     options: EngineOptions,
     max_model_len: int,
     eos_ids: tuple[int, ...],
-    stats: DecodeStats,
     draft_model: MTPModel | None,
 ) -> EngineParts:
     """The parts of an engine for `model`; `draft_model` is a second, smaller model that drafts for requests that ask.
@@ -71,6 +69,6 @@ def build_parts(
     second: DraftModel | None = None
     if draft_model is not None:
         second = DraftModel(draft_model, config.vocab_size, rows, size, max_model_len, options.max_batch_tokens)
-    drafting = Drafting(modules, rows, verifier, config.vocab_size, max_model_len, stats, second, controller)
+    drafting = Drafting(modules, rows, verifier, config.vocab_size, max_model_len, second, controller)
     scheduler = Scheduler(options, pool, rows)
     return EngineParts(limits, pages, pool, rows, network, greedy, scheduler, verifier, controller, drafting)

@@ -41,11 +41,13 @@ class ModuleDrafter:
         self._network = network
         self._vocab_size = vocab_size
         self._rows = rows
-        self._chained = model.prediction.chained
-        self._levels = depth if self._chained else 1
+        self.chained = model.prediction.chained
+        """Whether module k drafts from what module k-1 made of its draft."""
+        self._levels = depth if self.chained else 1
         span = LAG_LIMIT + 2 * depth + 2
         self._ring = HiddenRing(self._levels, size, span, model.config.hidden_size, weight.device, weight.dtype)
         self.greedy = network.greedy(self._ring, vocab_size)
+        """What makes greedy steps at one go, and the drafts in them where modules are chained; None: nothing does."""
 
     def fill(self, sequences: Items[Sequence], starts: np.ndarray, counts: np.ndarray, hidden: Tensor) -> None:
         """Bring the modules' caches up to a chunk of known tokens.
@@ -90,16 +92,17 @@ class ModuleDrafter:
         """
         rows = row_numbers(sequences)
         lengths = np.array([len(sequence.tokens) for sequence in sequences])
-        step = self._draft_chain if self._chained else self._draft_horizons
+        step = self._draft_chain if self.chained else self._draft_horizons
         whole = any(sequence.grammar is not None for sequence in sequences)  # a grammar may want any token
         return step(rows, lengths, counts, choose, whole)
 
     def draft_greedily(self, sequences: Items[Sequence], counts: np.ndarray) -> Tensor:
         """As `draft`, where every draft is the most likely token: at one go where the network can."""
-        if self.greedy is None or not self._chained:
+        if self.greedy is None or not self.chained:
             return self.draft(sequences, counts, lambda _, logits, __: logits.argmax(-1))
-        lengths = np.array([len(sequence.tokens) for sequence in sequences])
-        return self.greedy.draft(row_numbers(sequences), lengths, counts)
+        rows, lengths = row_numbers(sequences), np.array([len(sequence.tokens) for sequence in sequences])
+        self.greedy.draft(rows, lengths, counts)
+        return self._rows.read(rows, self._rows.window(lengths, np.full_like(lengths, counts.max())))
 
     def _draft_chain(
         self, rows: np.ndarray, lengths: np.ndarray, counts: np.ndarray, choose: Choose, whole: bool
@@ -141,7 +144,7 @@ class ModuleDrafter:
     def _run_module(self, k: int, rows: np.ndarray, starts: np.ndarray, counts: np.ndarray, hidden: Tensor) -> Tensor:
         """Module k (or all horizons at once, for their caches) over slots from `starts` on: h^k (B, q, d)."""
         window = Window(rows, starts, counts)
-        if not self._chained:
+        if not self.chained:
             self._network.horizons(hidden, window)
             return hidden
         tokens = self._rows.read(rows, self._rows.window(starts, counts) + k)

@@ -35,19 +35,29 @@ class Window:
 
 
 class Greedy(Protocol):
-    """The two halves of a step in which every token is the most likely one, each made at one go."""
+    """Steps in which every token is the most likely one, each made at one go."""
 
-    def verify(self, rows: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> Emission:
-        """One pass over counts[b] tokens of rows[b] (B,) from starts[b] on: the row's last token, then its drafts.
+    def step(
+        self, rows: np.ndarray, starts: np.ndarray, counts: np.ndarray, wanted: np.ndarray
+    ) -> tuple[Emission, float]:
+        """Drafts of chained modules, and one pass over everybody's last token and drafts.
 
-        Writes what stands behind the row's tokens, and the states into the ring.
+        Args:
+            rows: (B,).
+            starts: (B,) where each row's last token is.
+            counts: (B,) that token and its drafts.
+            wanted: (B,) drafts that are still to be made, by modules: all of a row's or none.
+
+        Returns:
+            What stands, which is also written behind the row's tokens (and the states into the ring), and the seconds
+            that the drafts took.
         """
         ...
 
-    def draft(self, rows: np.ndarray, lengths: np.ndarray, counts: np.ndarray) -> Tensor:
-        """Put counts[b] >= 1 drafts behind the lengths[b] tokens of rows[b] (B,); returns the ids (B, max(counts)).
+    def draft(self, rows: np.ndarray, lengths: np.ndarray, counts: np.ndarray) -> None:
+        """Put counts[b] >= 1 drafts of chained modules behind the lengths[b] tokens of rows[b] (B,).
 
-        For chained modules. Where a row has fewer, any id. Keeps ring and `Rows.filled` up to date.
+        Keeps ring and `Rows.filled` up to date.
         """
         ...
 

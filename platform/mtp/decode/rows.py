@@ -35,6 +35,8 @@ class Rows:
         self._count = np.arange(width, dtype=np.int64)
         self.width = width
         """Of a row in `tokens`."""
+        self.most_drafts = drafts
+        """Of a row."""
         self._keys = torch.arange(self.tables.shape[1] * pages.block_size, device=device)
 
     @property

@@ -146,7 +146,7 @@ class Scheduler:
         """Room for the token and its drafts; without the drafts rather than at another's cost."""
         wanted = _blocks(len(sequence.tokens) + sequence.drafts, self._options.block_size)
         if wanted - len(sequence.blocks) > self._pool.available:
-            sequence.drop_drafts()
+            sequence.drafts = 0
         return self._reserve(sequence, len(sequence.tokens) + sequence.drafts)
 
     def _reserve(self, sequence: Sequence, length: int) -> bool:
@@ -173,7 +173,7 @@ class Scheduler:
         """Give back blocks and row; later blocks first, so that a shared prefix is the last to be evicted."""
         retired = self._pool.release(reversed(sequence.blocks), forget=forget)
         self._rows.leave(sequence)
-        sequence.drop_drafts()
+        sequence.drafts = 0
         sequence.blocks, sequence.computed, sequence.published = [], 0, 0
         return retired
 

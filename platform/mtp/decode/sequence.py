@@ -38,9 +38,7 @@ class Sequence:
     published: int = 0
     """How many of the first blocks are offered for prefix sharing."""
     drafts: int = 0
-    """Drafts that wait for verification."""
-    draft_row: int = NO_ROW
-    """Where they stand in the last batch of drafts."""
+    """Drafts that its next pass verifies."""
     seed: int = 0
     counts: TokenCounts | None = None
     grammar: GrammarState | None = None
@@ -69,12 +67,7 @@ class Sequence:
         """Known tokens that the backbone has not seen; 1 in steady decoding."""
         return len(self.tokens) - self.computed
 
-    def drop_drafts(self) -> None:
-        """Forget drafts that were not verified."""
-        self.drafts, self.draft_row = 0, NO_ROW
-
     def stop_drafting(self) -> None:
         """Go on as standard decoding does; blocks that fill from now on are shared with requests that do the same."""
-        self.drop_drafts()
-        self.draft_limit = self.module_depth = self.published = 0
+        self.drafts = self.draft_limit = self.module_depth = self.published = 0
         self.block_keys = []

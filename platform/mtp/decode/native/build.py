@@ -42,9 +42,11 @@ def library() -> ctypes.CDLL:
         raise BuildError(f"{target} does not load: {error}") from error
     loaded.mtp_pass.argtypes = [ctypes.c_void_p]
     loaded.mtp_linear.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
-    loaded.mtp_draft.argtypes = loaded.mtp_verify.argtypes = [ctypes.c_void_p]
-    for function in (loaded.mtp_pass, loaded.mtp_linear, loaded.mtp_draft, loaded.mtp_verify):
+    loaded.mtp_draft.argtypes = [ctypes.c_void_p]
+    loaded.mtp_step.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    for function in (loaded.mtp_pass, loaded.mtp_linear, loaded.mtp_draft):
         function.restype = None
+    loaded.mtp_step.restype = ctypes.c_double
     return loaded
 
 

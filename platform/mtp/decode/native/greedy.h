@@ -1,9 +1,11 @@
-// The two halves of a greedy step without Python between their parts: drafts of chained modules, and their verification.
+// A greedy step without Python between its parts: drafts of chained modules, and their verification.
 //
 // `draft` does at one go what mtp/decode/module_drafter.py does a level at a time (see there which slots a level
 // computes), `verify` what engine.py and verification.py do. Around the passes of a small model Python takes as long as
 // they do themselves, more so after a pass that has filled the caches with weights.
 #pragma once
+#include <chrono>
+
 #include "pass.h"
 
 namespace mtp {
@@ -68,9 +70,7 @@ struct Chain {
   const Level* levels;
   int64_t* filled;  // (all rows, depth): slots of each level's cache that are final
   int64_t depth;
-  const int64_t *lengths, *counts;  // (R,): tokens, and drafts wanted
-  int64_t most;                     // the largest of counts
-  int64_t* drafts;                  // (R, most)
+  const int64_t *lengths, *counts;  // (R,): tokens, and drafts wanted, which are put behind them
 };
 
 static void draft(const Chain& c) {
@@ -78,7 +78,7 @@ static void draft(const Chain& c) {
   const long d = b.hidden_size;
   Slots& s = slots;
   std::vector<long> drafting, last;  // which of the R rows draft, and the slot of each one's draft
-  for (long k = 1; k <= c.most; k++) {
+  for (long k = 1;; k++) {
     s.clear(), drafting.clear(), last.clear();
     for (long r = 0; r < b.count; r++) {
       if (c.counts[r] < k) continue;
@@ -87,6 +87,7 @@ static void draft(const Chain& c) {
       filled = std::max<int64_t>(c.lengths[r] - k, 0);  // slots behind it are built on drafts
       drafting.push_back(r), last.push_back((long)s.ids.size() - 1);
     }
+    if (drafting.empty()) return;
     const Level& level = c.levels[k - 1];
     s.run(b, level);
     s.states.resize(last.size() * d), s.logits.resize(last.size() * level.head.out);
@@ -95,9 +96,9 @@ static void draft(const Chain& c) {
     multiply(level.head, s.states.data(), s.logits.data(), (long)last.size(), (int)b.threads);
     for (size_t i = 0; i < last.size(); i++) {
       const float* logits = s.logits.data() + (long)i * level.head.out;
-      const int64_t id = std::max_element(logits, logits + level.head.out) - logits;
       const long r = drafting[i];
-      c.drafts[r * c.most + k - 1] = b.tokens[b.rows[r] * b.token_width + c.lengths[r] + k - 1] = id;
+      b.tokens[b.rows[r] * b.token_width + c.lengths[r] + k - 1] =
+          std::max_element(logits, logits + level.head.out) - logits;
     }
   }
 }
@@ -106,8 +107,8 @@ struct Verification {
   Batch batch;
   Level backbone;
   const int64_t *starts, *counts;  // (R,): the row's last token, and how many tokens from there on: it and its drafts
-  int64_t most;                    // the largest of counts
-  int64_t *choices, *accepted;     // (R, most): the target's own token behind each; (R,): drafts that are equal to it
+  int64_t width;                   // of choices, at least the largest of counts
+  int64_t *choices, *accepted;     // (R, width): the target's own token behind each; (R,): drafts that are equal to it
   int64_t* finite;                 // (R,): 0 where logits up to the first draft that fell are not all numbers
 };
 
@@ -144,10 +145,19 @@ static void verify(const Verification& v) {
     v.accepted[r] = stand, v.finite[r] = 1;
     for (int64_t j = 0; j <= stand; j++) {
       v.finite[r] &= (int64_t)good[i + j];
-      v.choices[r * v.most + j] = row[j] = choice[i + j];
+      v.choices[r * v.width + j] = row[j] = choice[i + j];
     }
     i += v.counts[r];
   }
+}
+
+// Seconds that the drafts took of both.
+static double step(const Chain& c, const Verification& v) {
+  const auto began = std::chrono::steady_clock::now();
+  draft(c);
+  const std::chrono::duration<double> drafting = std::chrono::steady_clock::now() - began;
+  verify(v);
+  return drafting.count();
 }
 
 }  // namespace mtp

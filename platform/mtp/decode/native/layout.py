@@ -150,8 +150,6 @@ class ChainStruct(ctypes.Structure):
         ("filled", c_void_p),
         ("depth", c_int64),
         *((name, c_void_p) for name in ("lengths", "counts")),
-        ("most", c_int64),
-        ("drafts", c_void_p),
     ]
 
 
@@ -162,7 +160,7 @@ class VerificationStruct(ctypes.Structure):
         ("batch", BatchStruct),
         ("backbone", LevelStruct),
         *((name, c_void_p) for name in ("starts", "counts")),
-        ("most", c_int64),
+        ("width", c_int64),
         *((name, c_void_p) for name in ("choices", "accepted", "finite")),
     ]
 

@@ -9,4 +9,6 @@ extern "C" void mtp_linear(const mtp::Weight* weight, const float* x, float* y, 
 
 extern "C" void mtp_draft(const mtp::Chain* chain) { mtp::draft(*chain); }
 
-extern "C" void mtp_verify(const mtp::Verification* verification) { mtp::verify(*verification); }
+extern "C" double mtp_step(const mtp::Chain* chain, const mtp::Verification* verification) {
+  return mtp::step(*chain, *verification);
+}
