@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from mtp.decode.blocks import TRASH_BLOCK
-from mtp.decode.costs import StepCosts, measure, sizes_up_to
+from mtp.decode.costs import NOTHING, Curve, StepCosts, difference, measure, sizes_up_to
 from mtp.decode.network import Greedy, Network, Window
 from mtp.decode.options import EngineOptions
 from mtp.decode.rows import Rows
@@ -16,8 +16,9 @@ from mtp.model import MTPModel
 
 CONTEXT = 256
 """Tokens before those of a measured pass, or half of what the engine holds."""
-STOOD = 2
-"""Slots that a module makes up for when it drafts: those of a token and of one draft that stood."""
+STOOD, MORE = 2, 3
+"""Slots that a module makes up for when it drafts: those of a token and of one draft that stood. And so many more, to
+see what each of them costs."""
 FILLS = (1, 16, 64)
 """Tokens of a prompt at which filling is measured."""
 
@@ -31,7 +32,7 @@ def step_costs(
     Args:
         model: whose passes these are.
         network: runs them.
-        greedy: runs chained drafts at one go, where there is such a thing.
+        greedy: makes greedy steps at one go, where there is such a thing.
         rows: nobody's yet; left as they were found.
         most: the largest number of drafts a step.
         options: of the engine.
@@ -39,15 +40,15 @@ def step_costs(
     size, longest = len(rows.tables), rows.tables.shape[1] * options.block_size
     tables, filled = rows.tables.copy(), rows.filled.copy()
     rows.tables[:] = TRASH_BLOCK
-    context = max(min(longest // 2, CONTEXT, longest - most - 1), 0)
-    passes = _Passes(model, network, greedy, rows, context, options.draft_vocab_size)
+    context = max(min(longest // 2, CONTEXT, longest - most - 1, longest - STOOD - MORE - 1), 0)
+    passes = _Passes(model, network, greedy, rows, context, longest, options.draft_vocab_size)
     try:
         verify = measure(passes.step_before, passes.verify, sizes_up_to(size * (most + 1)))
-        draft = measure(passes.before_drafts, passes.draft, sizes_up_to(size))
+        draft, slots = passes.drafts(sizes_up_to(size))
         fill = measure(lambda _: passes.verify(1), passes.fill, sorted({min(tokens, longest) for tokens in FILLS}))
     finally:
         rows.tables[:], rows.filled[:] = tables, filled
-    return StepCosts(verify, draft, fill)
+    return StepCosts(verify, draft, fill, slots)
 
 
 class _Passes:
@@ -60,10 +61,12 @@ class _Passes:
         greedy: Greedy | None,
         rows: Rows,
         context: int,
+        longest: int,
         draft_vocab_size: int | None,
     ) -> None:
-        self._model, self._network, self._rows, self._context = model, network, rows, context
-        self._greedy = greedy if model.prediction.chained else None
+        self._model, self._network, self._rows = model, network, rows
+        self._context, self._longest = context, longest
+        self._greedy, self._chained = greedy, model.prediction.chained
         self._size = len(rows.tables)
         self._draft_vocab_size = draft_vocab_size
         self._device = model.lm_head.weight.device
@@ -74,6 +77,9 @@ class _Passes:
         counts = np.full(min(tokens, self._size), tokens // min(tokens, self._size))
         counts[: tokens - int(counts.sum())] += 1
         window = self._window(counts, self._context)
+        if self._greedy is not None:
+            self._greedy.step(window.rows, window.starts, window.counts, np.zeros_like(window.counts))
+            return
         self._network.logits(self._network.backbone(self._tokens(len(counts), window.width), window))
         self._wait()
 
@@ -82,17 +88,26 @@ class _Passes:
         self.verify(tokens)
         for _ in range((tokens - 1) // self._size):
             self.draft(min(tokens, self._size))
+        self._write(min(tokens, self._size), -(-tokens // self._size))
+
+    def drafts(self, sizes: list[int]) -> tuple[Curve, Curve]:
+        """One draft by its rows; and one more slot that it makes up for, where chained drafts are made at one go."""
+        few = measure(self.before_drafts, self.draft, sizes)
+        if self._greedy is None or not self._chained or self._longest <= STOOD + MORE:
+            return few, NOTHING
+        many = measure(self.before_drafts, lambda rows: self.draft(rows, STOOD + MORE), sizes)
+        return few, difference(many, few, MORE)
 
     def before_drafts(self, rows: int) -> None:
         """What a step does before it drafts for so many rows: it verifies, and the tokens that stand are others."""
         self.verify(rows)
-        self._rows.write(np.arange(rows), np.full(rows, self._context), self._tokens(rows, STOOD + 1))
+        self._write(rows, STOOD + MORE + 1)
 
-    def draft(self, rows: int) -> None:
+    def draft(self, rows: int, stood: int = STOOD) -> None:
         """One draft for each of so many rows, behind the slots of the tokens that stood."""
-        if self._greedy is not None:
+        if self._greedy is not None and self._chained:
             self._rows.filled[:rows, 0] = self._context
-            lengths = np.full(rows, self._context + STOOD + 1)
+            lengths = np.full(rows, self._context + stood + 1)
             self._greedy.draft(np.arange(rows), lengths, np.ones(rows, dtype=np.int64))
             return
         window = self._window(np.ones(rows, dtype=np.int64), self._context)
@@ -104,6 +119,10 @@ class _Passes:
         """A module's pass over a prompt."""
         self._module(self._window(np.array([tokens]), 0))
         self._wait()
+
+    def _write(self, rows: int, count: int) -> None:
+        """Let the next pass find other tokens."""
+        self._rows.write(np.arange(rows), np.full(rows, self._context), self._tokens(rows, count))
 
     def _module(self, window: Window) -> torch.Tensor:
         ids = self._tokens(len(window.rows), window.width)

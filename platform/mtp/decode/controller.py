@@ -239,7 +239,8 @@ class DraftController:
 
     def _extra(self, tokens: int, drafts: int) -> float:
         """Seconds that one request's drafts add to a step of so many tokens."""
-        return self.costs.verify(tokens + drafts) - self.costs.verify(tokens) + drafts * self.costs.draft(1)
+        making = sum(self.costs.draft(1, k) for k in range(1, drafts + 1))
+        return self.costs.verify(tokens + drafts) - self.costs.verify(tokens) + making
 
     def _prolong(self, probe: Probe, sequences: Items[Sequence], rooms: Items[int], lengths: list[int]) -> bool:
         """Let the probing request draft more than it was given; whether it does."""
@@ -288,7 +289,7 @@ def best_lengths(chances: Items[Items[float]], fixed: int, costs: StepCosts, mar
     for gain, k, row in ranked:
         lengths[row], levels[k] = k + 1, levels[k] + 1
         expected, tokens = expected - gain, tokens + 1
-        seconds = costs.verify(tokens) + sum(costs.draft(rows) for rows in levels if rows)
+        seconds = costs.verify(tokens) + sum(costs.draft(rows, k) for k, rows in enumerate(levels, start=1) if rows)
         if expected / seconds > best_rate:
             best_rate = expected / seconds
             best = Choice(list(lengths), best_rate / standard, seconds / plain)

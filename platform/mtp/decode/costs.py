@@ -20,19 +20,22 @@ class Curve:
     def __init__(self, points: Iterable[tuple[int, float]]) -> None:
         """(size, seconds), at least one."""
         ordered = sorted(points)
-        self._sizes = [size for size, _ in ordered]
+        self.sizes = [size for size, _ in ordered]
         self._seconds = [seconds for _, seconds in ordered]
 
     def at(self, size: int) -> float:
         """Seconds for `size`; beyond the largest size in proportion."""
-        place = bisect.bisect_left(self._sizes, size)
+        place = bisect.bisect_left(self.sizes, size)
         if place == 0:
             return self._seconds[0]
-        if place == len(self._sizes):
-            return self._seconds[-1] * size / self._sizes[-1]
-        low, high = self._sizes[place - 1], self._sizes[place]
+        if place == len(self.sizes):
+            return self._seconds[-1] * size / self.sizes[-1]
+        low, high = self.sizes[place - 1], self.sizes[place]
         share = (size - low) / (high - low)
         return self._seconds[place - 1] * (1 - share) + self._seconds[place] * share
+
+
+NOTHING = Curve([(1, 0.0)])
 
 
 @dataclass(frozen=True)
@@ -42,18 +45,24 @@ class StepCosts:
     target: Curve
     drafts: Curve
     prompts: Curve
+    slots: Curve = NOTHING
 
     def verify(self, tokens: int) -> float:
         """Seconds of a target pass over so many tokens."""
         return self.target.at(tokens)
 
-    def draft(self, rows: int) -> float:
-        """Seconds of one more draft for so many requests."""
-        return self.drafts.at(rows)
+    def draft(self, rows: int, k: int = 1) -> float:
+        """Seconds of draft k for so many requests: a later one computes anew what was built on the drafts before it."""
+        return self.drafts.at(rows) + (k - 1) * self.slots.at(rows)
 
     def fill(self, tokens: int) -> float:
         """Seconds in which one module catches up with so many tokens of a prompt."""
         return self.prompts.at(tokens)
+
+
+def difference(more: Curve, less: Curve, times: int) -> Curve:
+    """What one of `times` more of something costs, where both were measured at the same sizes; nothing at the least."""
+    return Curve((size, max(0.0, more.at(size) - less.at(size)) / times) for size in less.sizes)
 
 
 def measure(before: Callable[[int], object], run: Callable[[int], object], sizes: Sequence[int]) -> Curve:

@@ -14,6 +14,9 @@ EARLY, REFRESH, PLAIN_STEPS = 16, 128, 4
 """Drafting steps before some without drafts while little is known, later, and how many those are."""
 KEPT = 5
 """Comparisons that an overrun is the median of; until there are so many, they come early."""
+BELIEVED = 3
+"""Until there were so many, the missing ones count as if costs were as promised: one comparison in a slow phase of the
+machine would else condemn a depth for good, since another one is drafted from then on."""
 FORGIVEN = 0.999
 """An overrun, to this power with each further plain step: what seemed too dear is tried again, the later the dearer."""
 
@@ -41,7 +44,8 @@ class Overrun:
     def observe(self, times: float) -> None:
         """Steps took so many times what was promised."""
         self._seen.append(times)
-        self.value, self._forgiven = statistics.median(self._seen), False
+        missing = [1.0] * (BELIEVED - len(self._seen))
+        self.value, self._forgiven = statistics.median([*self._seen, *missing]), False
 
     def forgive(self) -> None:
         """A step was made in which nothing was drafted."""
