@@ -18,6 +18,7 @@ from mtp.errors import MTPError
 from mtp.model import MTPModel
 from mtp.model.moe import MoE
 from mtp.objective import MTPObjective, lambdas_at, token_importance
+from mtp.train.continuations import Batch, with_continuations
 from mtp.train.loss_module import LossModule
 from mtp.train.parameters import parameter_groups
 from mtp.train.schedule import lr_at
@@ -36,11 +37,14 @@ class PlainStep:
     """Of training so far, whatever the caller did between steps left out."""
 
 
-def train_plain(model: MTPModel, data: TrainingData, config: Config, steps: int) -> Iterator[PlainStep]:
+def train_plain(
+    model: MTPModel, data: TrainingData, config: Config, steps: int, continuations: float = 0.0
+) -> Iterator[PlainStep]:
     """Train `model` in place, a step at each turn of the iteration.
 
     `config.train` gives batch, optimizer and schedule, `config.objective` the loss, `config.data.seed` the row order.
-    With `objective.detach_backbone` the modules alone move: neither weights nor expert biases of the backbone do.
+    With `objective.detach_backbone` the modules alone move: neither weights nor expert biases of the backbone do. Then
+    a share of the rows may be `continuations` of the model's own (continuations.py).
 
     Raises:
         MTPError: the loss or a gradient is not finite, or rows are damaged.
@@ -51,13 +55,12 @@ def train_plain(model: MTPModel, data: TrainingData, config: Config, steps: int)
     groups = parameter_groups(module, train.optimizer.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=train.optimizer.lr, betas=train.optimizer.betas, eps=train.optimizer.eps)
     layers = _moving_experts(model, config.objective.detach_backbone)
-    order = data.order(config.data.seed)
     device = model.lm_head.weight.device
+    batches = with_continuations(_batches(data, config, steps), model, continuations)
     seen, seconds = 0, 0.0
     for step in range(steps):
         began = time.perf_counter()
-        rows = data.take(*order.places(step * train.batch_size, (step + 1) * train.batch_size))
-        tokens, document = torch.from_numpy(rows[0].astype("int64")).to(device), torch.from_numpy(rows[1]).to(device)
+        tokens, document = (torch.from_numpy(part).to(device) for part in next(batches))
         weights = lambdas_at(config.objective.lambdas, model.config.n_future, step, steps, seen)
         for group in optimizer.param_groups:
             group["lr"] = lr_at(train.lr_schedule, train.optimizer.lr, step, steps)
@@ -78,7 +81,14 @@ def train_modules(model: MTPModel, data: TrainingData, config: Config, steps: in
     objective = config.objective.model_copy(update=update)
     chosen = config.model_copy(update={"objective": objective, "model": model.config})
     torch.manual_seed(config.train.seed)
-    return train_plain(model, data, chosen, steps)
+    return train_plain(model, data, chosen, steps, config.refresh.continuations)
+
+
+def _batches(data: TrainingData, config: Config, steps: int) -> Iterator[Batch]:
+    order, size = data.order(config.data.seed), config.train.batch_size
+    for step in range(steps):
+        tokens, document = data.take(*order.places(step * size, (step + 1) * size))
+        yield tokens.astype("int64"), document.astype("int64")
 
 
 def importance_of(config: Config, data: TrainingData) -> Tensor | None:

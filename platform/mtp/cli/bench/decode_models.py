@@ -35,6 +35,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     name: {
         "train": {"batch_size": 4, "optimizer": {"lr": rate}},
         "objective": {"lambdas": {"initial": 1.0}},
+        "refresh": {"continuations": 0.5},
     }
     for name, rate in {"small": 3e-3, "large": 1.5e-3}.items()
 }
@@ -60,6 +61,7 @@ def training(name: str, minutes: float) -> Config:
             "data": {**DATA, "path": str(kept.with_name(f"data-{DATA['vocab_size']}"))},
             "model": SHAPES[name],
             "objective": recipe["objective"],
+            "refresh": recipe["refresh"],
             "train": {
                 "run_name": kept.name,
                 "storage_path": str(kept.with_name("runs")),
@@ -96,7 +98,10 @@ def trained(name: str, minutes: float) -> Trained:
 
 
 def _refresh(folder: Path, config: Config, steps_before: int, out: Path) -> None:
-    """Train the modules of the model in `folder` for REFRESHING of the time: their steps take half as long."""
+    """Train the modules of the model in `folder` for REFRESHING of the time.
+
+    Their steps take half as long, and what the model continues of the rows of a step as long again.
+    """
     import torch
 
     from mtp.checkpoint import load_model, save_model
@@ -104,7 +109,8 @@ def _refresh(folder: Path, config: Config, steps_before: int, out: Path) -> None
     from mtp.tokenizer import Tokenizer
     from mtp.train.plain import train_modules
 
-    steps = max(1, round(2 * steps_before * REFRESHING / (1 - REFRESHING)))
+    shares = REFRESHING / (1 - REFRESHING) / (1 + config.refresh.continuations)
+    steps = max(1, round(2 * steps_before * shares))
     rate = config.train.optimizer.model_copy(update={"lr": config.train.optimizer.lr / 2})
     chosen = config.model_copy(
         update={
