@@ -5,16 +5,16 @@ import pytest
 
 from mtp.decode import Engine, EngineOptions, Request, Sampling, Speculation, generate
 from mtp.decode.controller import MARGIN, PATIENCE, REGRET, best_lengths
-from mtp.decode.costs import Curve, StepCosts, measure
+from mtp.decode.costs import Curve, StepCosts, difference, measure
 from mtp.decode.turns import EARLY, KEPT, PLAIN_STEPS, REFRESH, Promise, Turns
 from tests.decode.tiny import random_prompts, tiny_model
 
 ADAPTIVE = EngineOptions(adaptive_drafts=True)
 
 
-def costs(verify, draft):
-    fill = Curve([(1, draft(1))])
-    return StepCosts(Curve([(1, verify(1)), (64, verify(64))]), Curve([(1, draft(1)), (8, draft(8))]), fill)
+def costs(verify, draft, slot=0.0):
+    target, drafts = Curve([(1, verify(1)), (64, verify(64))]), Curve([(1, draft(1)), (8, draft(8))])
+    return StepCosts(target, drafts, Curve([(1, draft(1))]), Curve([(1, slot), (8, slot)]))
 
 
 def lengths_of(chances, known):
@@ -26,14 +26,15 @@ def rate(lengths, chances, known):
     for length, own in zip(lengths, chances, strict=True):
         expected += 1 + sum(list(itertools.accumulate(own[:length], lambda a, b: a * b)))
     rows = [sum(length > k for length in lengths) for k in range(max(lengths))]
-    return expected / (known.verify(len(chances) + sum(lengths)) + sum(known.draft(count) for count in rows))
+    making = sum(known.draft(count, k) for k, count in enumerate(rows, start=1))
+    return expected / (known.verify(len(chances) + sum(lengths)) + making)
 
 
 def test_the_chosen_lengths_are_the_best_of_all_combinations():
     dice = random.Random(5)
     for _ in range(60):
-        slope, price = dice.uniform(0, 0.5), dice.uniform(0, 0.6)
-        known = costs(lambda n, s=slope: 1 + s * (n - 1), lambda n, p=price: p)
+        slope, price, slot = dice.uniform(0, 0.5), dice.uniform(0, 0.6), dice.uniform(0, 0.2)
+        known = costs(lambda n, s=slope: 1 + s * (n - 1), lambda n, p=price: p, slot)
         chances = [[dice.random() for _ in range(3)] for _ in range(1)]
         best = max(itertools.product(range(4), repeat=1), key=lambda some: rate(some, chances, known))
         found = lengths_of(chances, known)
@@ -44,6 +45,15 @@ def test_nothing_is_drafted_where_a_draft_costs_more_than_it_brings():
     known = costs(lambda n: float(n), lambda n: 0.5)
     assert lengths_of([[0.9, 0.9, 0.9]], known) == [0]
     assert lengths_of([[0.9, 0.9, 0.9]], costs(lambda n: 1.0, lambda n: 0.01)) == [3]
+
+
+def test_a_later_draft_pays_for_the_slots_that_it_computes_anew():
+    known = costs(lambda n: 1.0, lambda n: 0.2, slot=0.3)
+    assert [known.draft(1, k) for k in (1, 2, 3)] == pytest.approx([0.2, 0.5, 0.8])
+    assert lengths_of([[0.9, 0.8, 0.8]], costs(lambda n: 1.0, lambda n: 0.2)) == [3]
+    assert lengths_of([[0.9, 0.8, 0.8]], known) == [1]
+    assert difference(Curve([(1, 5.0), (4, 7.0)]), Curve([(1, 2.0), (4, 8.0)]), 3).at(1) == 1.0
+    assert difference(Curve([(1, 5.0), (4, 7.0)]), Curve([(1, 2.0), (4, 8.0)]), 3).at(4) == 0.0
 
 
 def test_a_request_that_drafts_well_gets_more_drafts_than_one_that_does_not():
@@ -141,6 +151,14 @@ def test_what_steps_with_drafts_take_is_known_of_each_depth():
     take_turns(turns, 200, 1.2, Promise(1, 1.2))
     take_turns(turns, 200, 2.0, Promise(2, 1.25))
     assert [turns.overrun(depth) for depth in (1, 2, 3)] == pytest.approx([1.0, 1.6, 1.0])
+
+
+def test_one_slow_phase_of_the_machine_condemns_no_depth():
+    turns = Turns(1)
+    take_turns(turns, EARLY + PLAIN_STEPS, 1.9, Promise(1, 1.0))
+    assert turns.overrun(1) == 1.0
+    take_turns(turns, EARLY + PLAIN_STEPS, 1.9, Promise(1, 1.0))
+    assert turns.overrun(1) == pytest.approx(1.9)
 
 
 def test_drafts_that_cost_more_than_they_bring_are_tried_again_but_seldom():

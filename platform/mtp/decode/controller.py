@@ -216,7 +216,10 @@ class DraftController:
         return best
 
     def _turns_of(self, tokens: int) -> Turns:
-        return self._turns.setdefault(tokens.bit_length(), Turns(self._most))
+        size = tokens.bit_length()
+        if size not in self._turns:
+            self._turns[size] = Turns(self._most)
+        return self._turns[size]
 
     def _enter(self, sequence: Sequence, rows: int, choice: Choice) -> None:
         depth, filling = max(choice.lengths), AFTERMATH * self.costs.fill(len(sequence.tokens))

@@ -92,8 +92,10 @@ class Drafting:
 
     def draft(self, sequences: Items[Sequence], *, at_once: bool) -> Made:
         """Make the drafts that were decided on; `at_once`: but for chained modules', which the compiled step makes."""
-        began = time.perf_counter()
         left, parts = np.zeros(len(sequences), dtype=np.int64), []
+        if not any(sequence.drafts for sequence in sequences):
+            return Made(left, None, 0.0, 0.0)
+        began = time.perf_counter()
         pick = self._drafting(sequences, "modules")
         if pick and self._modules is not None:
             if at_once and self._modules.chained:
