@@ -85,6 +85,8 @@ class Drafting:
         began = time.perf_counter()
         if (settled := _with_draft_model(sequences)) and self._draft_model is not None:
             self._draft_model.settle(settled)
+        if not any(sequence.draft_limit for sequence in sequences):
+            return  # none of them has drafts
         for sequence, wanted in zip(sequences, self._lengths(sequences), strict=True):
             sequence.drafts = wanted
         if self._controller is not None and any(sequence.drafts for sequence in sequences):
@@ -125,10 +127,9 @@ class Drafting:
             fixed = sum(1 + wanted[place] for place in range(len(sequences)) if place not in chosen)
             some = [sequences[place] for place in chosen]
             lengths = self._controller.choose(some, [wanted[place] for place in chosen], fixed)
-            for place, length in zip(chosen, lengths, strict=True):
+            for place, length, sequence in zip(chosen, lengths, some, strict=True):
                 wanted[place] = length
-            for sequence in some:
-                if self._controller.gave_up(sequence):
+                if not length and self._controller.gave_up(sequence):
                     self._controller.leave(sequence)
                     sequence.stop_drafting()
         return wanted

@@ -193,7 +193,8 @@ class Engine:
         logprobs = any(sequence.request.sampling.logprobs is not None for sequence in sequences)
         greedy = self._greedy if not logprobs and self._verifier.greedy(sequences) else None
         made = self._drafting.draft(sequences, at_once=greedy is not None)
-        drafting, drafts = made.seconds, np.array([sequence.drafts for sequence in sequences])
+        lengths = [sequence.drafts for sequence in sequences]
+        drafting, drafts = made.seconds, np.array(lengths)
         if greedy is not None:
             starts = np.array([sequence.computed for sequence in sequences])
             emission, seconds = greedy.step(row_numbers(sequences), starts, drafts + 1, made.left)
@@ -202,7 +203,7 @@ class Engine:
             starts, tokens, hidden = self._target_pass(sequences, drafts + 1)
             self._drafting.remember(sequences, starts, drafts + 1, hidden)
             logits = self._network.logits(hidden)
-            q = None if made.probabilities is None else made.probabilities[:, : int(drafts.max())]
+            q = None if made.probabilities is None else made.probabilities[:, : max(lengths)]
             emission = self._judge(sequences, logits, Drafted(tokens[:, 1:], self._rows.tensor(drafts), q))
         for sequence in sequences:
             sequence.computed += 1
@@ -213,7 +214,7 @@ class Engine:
         self.stats.draft_seconds += drafting
         self.stats.verify_seconds += seconds - drafting
         if self._controller is not None:
-            self._controller.verified(len(drafts), int(drafts.sum()), seconds - made.others_seconds)
+            self._controller.verified(len(lengths), sum(lengths), seconds - made.others_seconds)
         return alive
 
     def _target_pass(self, sequences: list[Sequence], counts: np.ndarray) -> tuple[np.ndarray, Tensor, Tensor]:
@@ -290,7 +291,7 @@ class Engine:
             sequence.counts.add(ids)
         sequence.stats.count_step(len(ids), drafted, stood)
         self.stats.count_step(len(ids), drafted, stood)
-        if self._controller is not None:
+        if self._controller is not None and sequence.draft_limit:
             self._controller.observe(sequence, drafted, accepted)
         return output
 

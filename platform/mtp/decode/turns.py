@@ -7,7 +7,7 @@ now and then a few steps are plain ones, and the steps with drafts around them s
 
 import statistics
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 EARLY, REFRESH, PLAIN_STEPS = 16, 128, 4
@@ -58,12 +58,16 @@ class Turns:
 
     def __init__(self, depth: int) -> None:
         """`depth`: the largest number of drafts of a request."""
-        self.pace = 1.0
-        """Seconds of the last plain steps."""
         self._overruns = [Overrun() for _ in range(depth)]
         self._drafting: list[tuple[float, Promise]] = []
         self._plain: deque[float] = deque(maxlen=PLAIN_STEPS)
         self._plain_in_a_row = 0
+        self._last_plain: Sequence[float] = (1.0,)
+
+    @property
+    def pace(self) -> float:
+        """Seconds of the last plain steps in a row."""
+        return _typical(self._last_plain)
 
     def overrun(self, depth: int) -> float:
         """See Overrun."""
@@ -86,7 +90,7 @@ class Turns:
         self._plain_in_a_row += 1
         if self._plain_in_a_row < PLAIN_STEPS:
             return
-        self.pace = _typical(self._plain)
+        self._last_plain = tuple(self._plain)
         if self._plain_in_a_row > PLAIN_STEPS:
             for overrun in self._overruns:
                 overrun.forgive()
