@@ -50,6 +50,12 @@ def test_without_a_share_or_where_a_beginning_is_padded_rows_stay_as_they_are():
     assert list(with_continuations(batches(0), model, 1.0)) == []
 
 
+def test_the_shortest_rows_keep_their_first_token():
+    model, row = tiny_model("sequential"), np.array([[5, 6, 7]])
+    ((tokens, _),) = with_continuations(iter([(row.copy(), np.zeros_like(row))]), model, 1.0)
+    assert tokens[0].tolist() == [5, *greedy(model, [5], 2)]
+
+
 def test_a_model_that_gives_no_numbers_is_an_error():
     model = tiny_model("sequential")
     with torch.no_grad():

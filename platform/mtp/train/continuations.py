@@ -18,7 +18,7 @@ Batch = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 """Tokens (rows, T), and the document of each."""
 
 PROMPT = 4
-"""The first T // PROMPT tokens of a row stay as they are."""
+"""The first T // PROMPT tokens of a row stay as they are, and one at the least."""
 TOGETHER = 64
 """Rows that are continued together."""
 
@@ -39,22 +39,21 @@ def with_continuations(batches: Iterator[Batch], model: MTPModel, share: float) 
     if first is None:
         return
     rows, length = first[0].shape
-    engine = _engine(model, length)
+    engine, kept = _engine(model, length), max(1, length // PROMPT)
     several = max(1, round(TOGETHER / (share * rows)))
     done, block = 0, [first, *islice(batches, several - 1)]
     while block:
         tokens, document = (np.concatenate(parts) for parts in zip(*block, strict=True))
         numbers = np.arange(done, done := done + len(tokens))
         turn = np.floor((numbers + 1) * share) > np.floor(numbers * share)
-        picked = np.flatnonzero(turn & (document[:, : length // PROMPT] >= 0).all(axis=1))
-        tokens[picked], document[picked] = _continued(engine, tokens[picked]), 0
+        picked = np.flatnonzero(turn & (document[:, :kept] >= 0).all(axis=1))
+        tokens[picked], document[picked] = _continued(engine, tokens[picked], kept), 0
         yield from zip(np.split(tokens, len(block)), np.split(document, len(block)), strict=True)
         block = list(islice(batches, several))
 
 
-def _continued(engine: Engine, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Rows (n, T) that begin alike and go on as the model would."""
-    kept = rows.shape[1] // PROMPT
+def _continued(engine: Engine, rows: npt.NDArray[np.int64], kept: int) -> npt.NDArray[np.int64]:
+    """Rows (n, T) with the same first `kept` tokens, which go on as the model would."""
     sampling = Sampling(max_tokens=rows.shape[1] - kept, ignore_eos=True)
     standard = Speculation(decoder="standard")
     prompts = rows[:, :kept].tolist()
