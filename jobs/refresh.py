@@ -122,6 +122,7 @@ def refreshed(config: Config, fetch: Callable[[], Path], settings: EvaluationSet
     from mtp.checkpoint.stored_weights import FP32_BUFFER, open_weights
     from mtp.data import open_training_data
     from mtp.evaluate import evaluate
+    from mtp.evaluate.probing import leave_probe
     from mtp.tokenizer import Tokenizer
     from mtp.train.plain import train_modules
 
@@ -144,6 +145,7 @@ def refreshed(config: Config, fetch: Callable[[], Path], settings: EvaluationSet
         out = save_state(Path(name) / "model", model.config, kept, Tokenizer.load(folder))
         require_same_backbone(stored, open_weights(out))
         after = evaluate(out, settings.data, **sizes)
+        leave_probe(out, settings.data)
         version = register(out, after, data.fingerprint, last.tokens)
     return Refreshed(
         version=version,

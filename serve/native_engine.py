@@ -9,7 +9,7 @@ from mtp.checkpoint import load_model
 from mtp.config import ServeConfig
 from mtp.decode import Engine, EngineOptions, Request, Sampling, default_speculation
 from mtp.decode.grammar import GrammarCompiler
-from mtp.decode.probe import check_probe
+from mtp.decode.probe import check_probe, recorded_acceptance
 from mtp.errors import MTPError
 from mtp.model import MTPModel
 from mtp.tokenizer import Tokenizer
@@ -37,9 +37,8 @@ def start_native(folder: Path, config: ServeConfig, make_metrics: MakeMetrics) -
     tokenizer = Tokenizer.load(folder)
     grammars = GrammarCompiler(tokenizer, model.config.vocab_size)
     drafter = load_model(config.draft_model, device=device) if config.draft_model else None
-    engine = Engine(
-        model, eos_ids=(tokenizer.eos_id,), options=engine_options(config), grammars=grammars, draft_model=drafter
-    )
+    options = engine_options(config, folder)
+    engine = Engine(model, eos_ids=(tokenizer.eos_id,), options=options, grammars=grammars, draft_model=drafter)
     _warm_up(engine, model)
     metrics = make_metrics(lambda: _state(engine))
     loop = EngineLoop(engine, lambda outputs: metrics.step(outputs, idle=not engine.has_work))
@@ -61,8 +60,8 @@ def _state(engine: Engine) -> EngineState:
     )
 
 
-def engine_options(config: ServeConfig) -> EngineOptions:
-    """What the configuration says of the engine."""
+def engine_options(config: ServeConfig, folder: Path) -> EngineOptions:
+    """What the configuration says of the engine, and the model's folder of its drafts."""
     return EngineOptions(
         max_batch_size=config.max_batch_size,
         max_model_len=config.max_model_len,
@@ -70,6 +69,7 @@ def engine_options(config: ServeConfig) -> EngineOptions:
         cache_blocks=config.cache_blocks,
         prefix_caching=config.prefix_caching,
         adaptive_drafts=config.adaptive_drafts,
+        expected_acceptance=recorded_acceptance(folder),
         draft_vocab_size=config.draft_vocab_size,
         compiled_step=config.compiled_step,
         quantization=config.quantization,

@@ -7,6 +7,7 @@ from mtp.decode import Engine, EngineOptions, Request, Sampling, Speculation, ge
 from mtp.decode.controller import MARGIN, PATIENCE, REGRET, best_lengths
 from mtp.decode.costs import Curve, StepCosts, difference, measure
 from mtp.decode.turns import EARLY, KEPT, PLAIN_STEPS, REFRESH, Promise, Turns
+from mtp.errors import UsageError
 from tests.decode.tiny import random_prompts, tiny_model
 
 ADAPTIVE = EngineOptions(adaptive_drafts=True)
@@ -86,6 +87,20 @@ def test_a_request_whose_drafts_cannot_pay_is_standard_decoding_from_the_start()
     engine._controller.costs = costs(lambda n: float(n) ** 2, lambda n: 100.0)
     assert finished(engine, 40).module_depth == 0
     assert engine.stats.drafted_per_position == []
+
+
+@pytest.mark.parametrize(("expected", "drafts"), [((), False), ((0.97, 0.97, 0.97), True), ((0.5,), False)])
+def test_a_model_whose_drafts_are_known_to_stand_drafts_from_its_first_request_on(expected, drafts):
+    options = EngineOptions(adaptive_drafts=True, expected_acceptance=expected)
+    engine = Engine(tiny_model("sequential"), options=options)
+    engine._controller.costs = costs(lambda n: 1.0 + 0.4 * (n - 1), lambda n: 0.3)
+    finished(engine, 4)
+    assert bool(engine.stats.drafted_per_position) == drafts
+
+
+def test_an_expected_acceptance_that_is_no_chance_is_refused():
+    with pytest.raises(UsageError, match="chances lie between 0 and 1"):
+        EngineOptions(expected_acceptance=(0.9, 1.2))
 
 
 def test_a_request_whose_drafts_pay_no_more_ends_as_standard_decoding():

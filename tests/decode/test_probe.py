@@ -1,15 +1,25 @@
 import copy
+import itertools
 import json
 
 import pytest
 import torch
 
 from mtp.checkpoint import load_model, save_model
-from mtp.decode.probe import FILE_NAME, check_probe, own_rows, read_probe, record_probe
+from mtp.decode.probe import (
+    CONTINUED,
+    FILE_NAME,
+    check_probe,
+    own_rows,
+    read_probe,
+    record_probe,
+    recorded_acceptance,
+)
 from mtp.errors import MTPError
 from mtp.model import MTPModel
 from tests.decode.letters import letters
-from tests.decode.tiny import KINDS, tiny_config, toy_rows, train
+from tests.decode.reference import speculative_greedy
+from tests.decode.tiny import KINDS, tiny_config, tiny_model, toy_rows, train
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +103,40 @@ def test_without_a_record_only_a_learnt_model_with_useless_modules_is_refused(tr
     folder = save_model(tmp_path / "model", damaged(trained, halves), letters())
     with pytest.raises(MTPError, match="have collapsed"):
         check_probe(folder, load_model(folder))
+
+
+def steps_of(origins, most):
+    """(drafted, accepted) of each step after the prompt's; a request's last tokens leave room for fewer drafts."""
+    left, steps, stood = len(origins) - 1, [], 0
+    for origin in origins[1:]:
+        if origin:
+            stood += 1
+            continue
+        steps.append((min(most, left - 1), stood))
+        left, stood = left - stood - 1, 0
+    return steps
+
+
+@pytest.mark.parametrize("kind", ["sequential", "parallel_2"])
+def test_the_record_says_how_many_drafts_stand_when_the_model_goes_on(kind, tmp_path):
+    model = tiny_model(kind)
+    most = model.config.n_future - 1
+    folder = save_model(tmp_path / "model", model, letters())
+    few, count = rows()[:2], min(CONTINUED, model.config.max_position_embeddings - 20)
+    record_probe(folder, model, few)
+    steps = [step for row in few for step in steps_of(speculative_greedy(model, row[:20], count, most)[1], most)]
+    drafted = [sum(made > k for made, _ in steps) for k in range(most)]
+    stood = [sum(accepted > k for _, accepted in steps) for k in range(most)]
+    shares = [1.0, *(a / b for a, b in zip(stood, drafted, strict=True))]
+    assert recorded_acceptance(folder) == pytest.approx([b / a for a, b in itertools.pairwise(shares)])
+    assert 0 < recorded_acceptance(folder)[0] < 1
+
+
+def test_without_modules_or_a_record_no_drafts_are_expected(tmp_path):
+    folder = save_model(tmp_path / "model", tiny_model("none"), letters())
+    assert recorded_acceptance(folder) == ()
+    record_probe(folder, tiny_model("none"), rows())
+    assert recorded_acceptance(folder) == ()
 
 
 def test_a_damaged_record_is_named(trained, tmp_path):

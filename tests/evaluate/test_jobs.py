@@ -8,6 +8,7 @@ import pytest
 from mtp.checkpoint import load_model_config, save_model
 from mtp.checkpoint.stored_weights import open_weights
 from mtp.config import Config, build_config, home
+from mtp.decode.probe import recorded_acceptance
 from mtp.errors import MTPError, UsageError
 from mtp.model import MTPModel
 from mtp.registry import fetch_model, register_model, registered_models, start_run, versions
@@ -130,9 +131,11 @@ def test_a_refresh_trains_the_modules_alone_and_is_promoted_if_acceptance_rises(
     assert changed and all(name.startswith("prediction.") for name in changed)
     found = versions("jobs-tiny", uri=uri)[0]
     assert (found.version, found.parent) == (report.version, parent)
+    refreshed = fetch_model(f"models:/jobs-tiny/{report.version}", uri)
+    assert len(recorded_acceptance(refreshed)) == config.model.n_future - 1
     assert report.promoted == (sum(report.acceptance_after) > sum(report.acceptance_before))
     assert registered_models(uri=uri)["jobs-tiny"].get("champion") == (report.version if report.promoted else None)
-    assert load_model_config(fetch_model(f"models:/jobs-tiny/{report.version}", uri)) == config.model
+    assert load_model_config(refreshed) == config.model
 
 
 def test_a_refresh_of_a_model_without_modules_is_refused(prepared, mlflow_uri, tmp_path):

@@ -26,9 +26,9 @@ AFTERMATH = 1.35
 the processor, so that steps after it take longer (on a Xeon, with 66M parameters, by a third of it)."""
 REGRET, PROBE_STEPS = 0.01, 32
 """Share of the time that probing may cost, and drafting steps of one probe."""
-OPTIMISM, OPTIMISM_WEIGHT = 0.75, 100.0
-"""What is believed of a draft before any was seen, and how many trials move that half way to what they show: several
-requests', since texts differ more than the drafts of one."""
+OPTIMISM, BELIEF_WEIGHT = 0.75, 100.0
+"""What is believed of a draft of which nothing was measured, and how many trials move a belief half way to what they
+show: several requests', since texts differ more than the drafts of one."""
 OWN_WEIGHT = 12.0
 """So many trials of its own move a request half way from the mean of all to its own mean."""
 OWN_MEMORY, MEMORY = 0.97, 0.998
@@ -104,10 +104,11 @@ class NextStep:
 class DraftController:
     """Chooses draft lengths for the requests that leave them open."""
 
-    def __init__(self, costs: StepCosts, most: int) -> None:
-        """`most`: the largest number of drafts a step."""
+    def __init__(self, costs: StepCosts, most: int, expected: Items[float] = ()) -> None:
+        """`most`: the largest number of drafts a step; `expected`: the chance of drafts 1, 2, ... as far as known."""
         self.costs = costs
         self._most = most
+        self._expected = [*expected[:most], *[OPTIMISM] * (most - len(expected))]
         self._everyone = Acceptance(MEMORY)
         self._newcomers: list[Sequence] = []
         self._own: dict[int, Acceptance] = {}
@@ -233,7 +234,7 @@ class DraftController:
             self._own[sequence.id], self._idle[sequence.id] = Acceptance(OWN_MEMORY), 0
 
     def _belief(self, k: int) -> float:
-        return self._everyone.chance(k, OPTIMISM, OPTIMISM_WEIGHT)
+        return self._everyone.chance(k, self._expected[k], BELIEF_WEIGHT)
 
     def _may_probe(self, rows: int, filling: float) -> bool:
         """Whether the budget has grown to what a probe among `rows` requests is going to cost."""

@@ -65,7 +65,8 @@ def build_parts(
     greedy = modules.greedy if modules is not None else network.greedy(None, None)
     controller: DraftController | None = None
     if options.adaptive_drafts and drafts:
-        controller = DraftController(step_costs(model, network, greedy, rows, drafts, options), drafts)
+        costs = step_costs(model, network, greedy, rows, drafts, options)
+        controller = DraftController(costs, drafts, options.expected_acceptance)
     second: DraftModel | None = None
     if draft_model is not None:
         second = DraftModel(draft_model, config.vocab_size, rows, size, max_model_len, options.max_batch_tokens)

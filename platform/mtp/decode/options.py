@@ -24,6 +24,9 @@ class EngineOptions:
     """Most drafts a step; None: n_future - 1."""
     adaptive_drafts: bool = False
     """Let the engine choose the draft length, step by step, of requests of decoder mtp that leave it open."""
+    expected_acceptance: tuple[float, ...] = ()
+    """Chance of drafts 1, 2, ... to stand once those before them do, as it was measured of the model: what adaptive
+    drafts begin with. Of drafts that are not named little is expected at first."""
     draft_vocab_size: int | None = None
     """Drafts come from the first so many ids (the tokenizer's earliest merges, so about the most frequent tokens);
     None: from all. The output does not depend on it."""
@@ -40,6 +43,8 @@ class EngineOptions:
     def __post_init__(self) -> None:
         if self.draft_vocab_size is not None and self.draft_vocab_size < 1:
             raise UsageError(f"draft_vocab_size is {self.draft_vocab_size}; it must be at least 1")
+        if not all(0 <= chance <= 1 for chance in self.expected_acceptance):
+            raise UsageError(f"expected_acceptance is {self.expected_acceptance}; chances lie between 0 and 1")
         for name in ("max_batch_size", "max_batch_tokens", "block_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")

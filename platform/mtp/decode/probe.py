@@ -6,12 +6,15 @@ computes the same again (one forward pass) and refuses a model whose horizons ha
 
 A folder without a record (made elsewhere) is held to less: the modules of a model that has learnt something must agree
 with it more often than somebody who always says its commonest word. Knows rows of ids; nothing of text.
+
+The record also says how many drafts stood when the model continued those rows: what a controller believes at first.
 """
 
 import json
 import math
 from collections.abc import Sequence as Items
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -21,11 +24,15 @@ from torch.nn.functional import cross_entropy
 from mtp.decode.generation import generate
 from mtp.decode.options import EngineOptions
 from mtp.decode.request import Sampling, Speculation
+from mtp.decode.stats import DecodeStats
 from mtp.errors import MTPError
 from mtp.model import MTPModel
 
 FILE_NAME = "probe.json"
 ROWS, LENGTH = 8, 64
+CONTINUED = 128
+"""Tokens for which the model goes on with a row. The first of them are the hardest to draft: a model that has just been
+given somebody else's text is soon on its own."""
 LOSS_SLACK = 0.05
 """Nats, and again this share of the recorded loss, by which a horizon may be worse: rounding, another machine."""
 AGREEMENT_SLACK = 0.08
@@ -46,6 +53,8 @@ class Probe:
     """Of horizons 2..n: share of the places where the horizon's argmax is the backbone's own for the same token."""
     commonest: float
     """Share of the places that the backbone's commonest argmax has."""
+    acceptance: tuple[float, ...] = ()
+    """Share of drafts 1, 2, ... that stood where those before them did; empty where it was not measured."""
 
 
 @torch.inference_mode()
@@ -66,12 +75,39 @@ def measure_probe(model: MTPModel, rows: Items[Items[int]]) -> Probe:
 
 def record_probe(folder: str | Path, model: MTPModel, rows: Items[Items[int]] | None = None) -> Probe:
     """Measure and keep it in the model's folder, for every later load; rows that the model writes itself by default."""
-    probe = measure_probe(model, own_rows(model) if rows is None else rows)
+    rows = own_rows(model) if rows is None else rows
+    probe = replace(measure_probe(model, rows), acceptance=measure_acceptance(model, rows))
     file = Path(folder) / FILE_NAME
     partial = file.with_name(f".{FILE_NAME}.partial")
     partial.write_text(json.dumps(asdict(probe)), encoding="utf-8")
     partial.replace(file)
     return probe
+
+
+def measure_acceptance(model: MTPModel, rows: Items[Items[int]]) -> tuple[float, ...]:
+    """Let the model go on greedily from the first half of each row, with as many drafts as it has horizons for.
+
+    Returns:
+        The share of drafts 1, 2, ... that stood, of those before which all did; empty for a model without modules.
+    """
+    if model.config.n_future < 2:
+        return ()
+    half = max(1, len(rows[0]) // 2)
+    prompts = [list(row[:half]) for row in rows]
+    length = min(half + CONTINUED, model.config.max_position_embeddings)
+    options = EngineOptions(max_batch_size=len(rows), max_model_len=length)
+    sampling = Sampling(max_tokens=length - half, ignore_eos=True)
+    total = DecodeStats()
+    for found in generate(model, prompts, sampling, Speculation(decoder="mtp"), options=options):
+        total.add(found.stats)
+    shares = total.acceptance_per_position
+    return tuple(share / before if before else 0.0 for before, share in pairwise([1.0, *shares]))
+
+
+def recorded_acceptance(folder: str | Path) -> tuple[float, ...]:
+    """Of the record in a model's folder; empty where it has none."""
+    probe = read_probe(folder)
+    return () if probe is None else probe.acceptance
 
 
 def own_rows(model: MTPModel, count: int = ROWS, length: int = LENGTH) -> list[list[int]]:
@@ -116,7 +152,8 @@ def read_probe(folder: str | Path) -> Probe | None:
         tree = json.loads(file.read_text(encoding="utf-8"))
         rows = [[int(token) for token in row] for row in tree["rows"]]
         losses, agreement = [float(x) for x in tree["loss"]], [float(x) for x in tree["agreement"]]
-        return Probe(rows, losses, agreement, float(tree["commonest"]))
+        acceptance = tuple(float(x) for x in tree.get("acceptance", ()))
+        return Probe(rows, losses, agreement, float(tree["commonest"]), acceptance)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MTPError(f"{file} is damaged ({error}); fetch the model again, or delete the file") from None
 

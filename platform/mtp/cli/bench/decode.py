@@ -62,7 +62,9 @@ Batches = list[list[list[int]]]
 class OurEngine:
     """An engine and the prompts of a cell."""
 
-    def __init__(self, model: "MTPModel", cell: Batches, size: DecodeSize, decoder: str) -> None:
+    def __init__(
+        self, model: "MTPModel", cell: Batches, size: DecodeSize, decoder: str, acceptance: tuple[float, ...] = ()
+    ) -> None:
         from mtp.decode import Engine, EngineOptions
 
         self.size, self.cell, self.batch = size, cell, len(cell[0])
@@ -72,6 +74,7 @@ class OurEngine:
             max_model_len=size.prompt_tokens + size.new_tokens,
             prefix_caching=False,
             adaptive_drafts=decoder == MTP,
+            expected_acceptance=acceptance,
             draft_vocab_size=size.draft_vocab_size,
             quantization=QUANTIZATION[decoder],
         )
@@ -99,6 +102,7 @@ def bench_decode(
     name: str,
     minutes: float,
     model: "MTPModel",
+    acceptance: tuple[float, ...],
     prompts: Sequence[list[int]],
     size: DecodeSize,
     rounds: int,
@@ -106,14 +110,18 @@ def bench_decode(
     peers: Sequence[RunningPeer],
     on_round: OnRound,
 ) -> tuple[list[dict[str, Any] | Measured], list[Ratio]]:
-    """All cells of a model that was trained so long: contestants (a dict for what is missing or no rate) and ratios."""
+    """All cells of a model that was trained so long, and of whose drafts the share in `acceptance` stood then.
+
+    Returns:
+        Contestants (a dict for what is missing or no rate) and ratios.
+    """
     entries: list[dict[str, Any] | Measured] = []
     ratios: list[Ratio] = []
     worst: list[tuple[float, ...]] = []
     for batch in size.batches:
         cell, target = _cell(prompts, batch, size), _mtp_target(name, batch, minutes)
         work = sum(map(len, cell)) * size.new_tokens
-        engines = {decoder: OurEngine(model, cell, size, decoder) for decoder in (STANDARD, MTP, INT8)}
+        engines = {decoder: OurEngine(model, cell, size, decoder, acceptance) for decoder in (STANDARD, MTP, INT8)}
         contestants = {
             decoder: Contestant(f"{name} b{batch} {decoder}", engine.run, work, detail={})
             for decoder, engine in engines.items()

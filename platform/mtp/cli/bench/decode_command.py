@@ -17,7 +17,7 @@ from mtp.cli.session import ray_session
 from mtp.errors import UsageError
 
 MINUTES = {"small": 6.0, "large": 15.0}
-PROMPTS, PERPLEXITY_ROWS = 32, 8
+PERPLEXITY_ROWS = 8
 
 
 def decode(
@@ -41,6 +41,7 @@ def decode(
     from mtp.cli.bench.command import SMOKE_ROUNDS, finish, require_folder
     from mtp.cli.bench.decode import SMOKE, DecodeSize, bench_decode
     from mtp.cli.bench.decode_limits import first_token, perplexities
+    from mtp.decode.probe import recorded_acceptance
 
     require_folder(json_file)
     peers = against or []
@@ -57,14 +58,15 @@ def decode(
             tell(f"Making the model {name}")
             trained = 0.0 if smoke else minutes or MINUTES[name]
             model, folder, texts = _tiny_model() if smoke else _model(name, trained)
-            prompts = [row[: size.prompt_tokens] for row in texts[:PROMPTS]]
+            prompts = [row[: size.prompt_tokens] for row in texts]
+            acceptance = recorded_acceptance(folder) if folder else ()
             job = peer_job(model, max(size.batches), size.prompt_tokens + size.new_tokens)
             with (
                 exported(folder if peers else None) as export,
                 started(name, export, peers, named, job, lambda who: tell(f"Starting {who}")) as others,
             ):
                 found, claims = bench_decode(
-                    name, trained, model, prompts, size, rounds, limits, others.running, in_words(tell)
+                    name, trained, model, acceptance, prompts, size, rounds, limits, others.running, in_words(tell)
                 )
             long_prompt = [token for row in texts for token in row][: size.long_prompt]
             contestants += [*found, *others.missing, *first_token(name, model, long_prompt)]
@@ -116,7 +118,7 @@ def exported(folder: Path | None) -> Iterator[Path | None]:
 def _model(name: str, minutes: float) -> tuple[Any, Path | None, list[list[int]]]:
     """The model, its folder, and held-out rows of tokens."""
     from mtp.checkpoint import load_model
-    from mtp.cli.bench.decode_models import is_cached, trained
+    from mtp.cli.bench.decode_models import PROMPTS, is_cached, trained
     from mtp.data import read_rows
 
     if is_cached(name, minutes):
@@ -132,7 +134,7 @@ def _tiny_model() -> tuple[Any, Path | None, list[list[int]]]:
     """Random weights and random text."""
     import torch
 
-    from mtp.cli.bench.decode_models import TINY
+    from mtp.cli.bench.decode_models import PROMPTS, TINY
     from mtp.config import ModelConfig
     from mtp.model import MTPModel
 

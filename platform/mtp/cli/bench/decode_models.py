@@ -29,6 +29,8 @@ LARGE = SMALL | {
     "first_k_dense_replace": 4, "num_attention_heads": 8, "q_lora_rank": 256, "kv_lora_rank": 512,
     "qk_rope_head_dim": 64, "n_routed_experts": 64,
 }  # fmt: skip
+PROMPTS = 32
+"""Held-out rows that begin as the prompts of the benchmark do; the model's probe takes others."""
 TINY = SMALL | {"hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 32, "num_hidden_layers": 2}
 SHAPES = {"small": SMALL, "large": LARGE}
 RECIPES: dict[str, dict[str, Any]] = {
@@ -93,6 +95,7 @@ def trained(name: str, minutes: float) -> Trained:
         staging = folder.with_name(f".{folder.name}")
         shutil.rmtree(staging, ignore_errors=True)
         _refresh(Path(result.model_dir), config, result.steps, staging)
+        leave_acceptance(staging, Path(config.data.path) / "validation")
         staging.replace(folder)
     return Trained(folder, Path(config.data.path) / "validation")
 
@@ -122,6 +125,18 @@ def _refresh(folder: Path, config: Config, steps_before: int, out: Path) -> None
     for _ in train_modules(model, open_training_data(chosen.data), chosen, steps):
         pass
     save_model(out, model, Tokenizer.load(folder))
+
+
+def leave_acceptance(folder: Path, validation: Path) -> None:
+    """The probe of the model in `folder`, with how many drafts stand: what a controller begins with."""
+    import torch
+
+    from mtp.checkpoint import load_model
+    from mtp.data import read_rows
+    from mtp.decode.probe import LENGTH, ROWS, record_probe
+
+    tokens, _ = read_rows(validation, limit=PROMPTS + ROWS)
+    record_probe(folder, load_model(folder, dtype=torch.float32), tokens[PROMPTS:, :LENGTH].tolist())
 
 
 def is_cached(name: str, minutes: float) -> bool:

@@ -108,7 +108,7 @@ def _in_process(folder: Path, config: ServeConfig, prompts: list[list[int]], siz
 
     torch.set_num_threads(config.num_threads)
     model = load_model(folder)
-    engine = Engine(model, options=engine_options(config))
+    engine = Engine(model, options=engine_options(config, folder))
     request = Sampling(max_tokens=size.new_tokens, ignore_eos=True)
 
     def run() -> None:
