@@ -73,15 +73,15 @@ class Onlooker:
 def test_the_worker_stands_still_during_a_peers_turn_and_goes_on_after_it():
     worker = subprocess.Popen(["sleep", "600"])
     try:
-        onlooker, told = Onlooker(worker.pid), []
-        turns = LiveTurns(onlooker, told.append)
+        onlooker = Onlooker(worker.pid)
+        turns = LiveTurns(onlooker)
         turns.take(ready(worker.pid))
         for step, rate in ((3, 1.0), (6, 2.0), (9, 3.0), (12, 4.0)):
             turns.take(done(step, rate))
             turns.take(Notice("no interval"))
             assert becomes(lambda: not stands_still(worker.pid))
         assert onlooker.seen == [True, True]
-        assert (turns.ours, turns.theirs, told) == ([2.0, 4.0], [7.0, 7.0], [1, 2])
+        assert (turns.ours, turns.theirs) == ([2.0, 4.0], [7.0, 7.0])
     finally:
         os.kill(worker.pid, signal.SIGKILL)
         worker.wait()
@@ -105,7 +105,7 @@ def test_a_peer_that_fails_ends_the_benchmark_in_a_sentence():
 def test_a_worker_of_another_machine_is_refused_and_no_process_of_this_one_is_stopped():
     worker = subprocess.Popen(["sleep", "600"])
     try:
-        turns = LiveTurns(Onlooker(worker.pid), lambda done: None)
+        turns = LiveTurns(Onlooker(worker.pid))
         with pytest.raises(MTPError, match="runs on far-away"):
             turns.take(ready(worker.pid, "far-away"))
         assert not stands_still(worker.pid)

@@ -94,7 +94,7 @@ def test_a_model_whose_drafts_are_known_to_stand_drafts_from_its_first_request_o
     options = EngineOptions(adaptive_drafts=True, expected_acceptance=expected)
     engine = Engine(tiny_model("sequential"), options=options)
     engine._controller.costs = costs(lambda n: 1.0 + 0.4 * (n - 1), lambda n: 0.3)
-    finished(engine, 4)
+    finished(engine, 40)
     assert bool(engine.stats.drafted_per_position) == drafts
 
 

@@ -77,8 +77,6 @@ class LiveTurns:
     """Takes the platform's events, and gives `peer` a turn after each of the platform's."""
 
     peer: Peer
-    on_turn: Callable[[int], None]
-    """Told the number of turns that are over."""
     ours: list[float] = field(default_factory=list)
     """Tokens a second of the platform, a turn each; the first warms up."""
     theirs: list[float] = field(default_factory=list)
@@ -108,7 +106,6 @@ class LiveTurns:
         with _stopped(self._workers):
             self.ours.append(event.metrics["train/tokens_per_s"])
             self.theirs.append(self.peer.turn())
-        self.on_turn(len(self.ours))
 
 
 def steps_of(turns: int, log_every: int) -> int:

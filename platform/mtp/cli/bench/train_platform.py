@@ -1,9 +1,10 @@
 """`mtp bench train --platform`: the whole platform against a bare PyTorch loop, Hugging Face's Trainer, and itself.
 
 Ray Data, Ray Train, DeepSpeed and MLflow with one worker, against a loop of forward, loss, backward, clipping and AdamW
-on the same batches that lie in memory; both alive at once, by turns of seconds (live_turns.py). Then two workers of one
-thread against one of one thread, a run each in every round: each with the rows that the one has, and with half of them.
-Nothing is sharded, as the model fits many times; what ZeRO 1 costs two workers is told beside it. Rates leave out
+on the same batches that lie in memory; both alive at once, by turns of seconds (live_turns.py), in new processes in
+every round: of two processes that do the same, one is faster by some per cent for as long as it lives. Then two workers
+of one thread against one of one thread, a run each in every round: each with the rows that the one has, and with half
+of them. Nothing is sharded, as the model fits many times; what ZeRO 1 costs two workers is told beside it. Rates leave out
 start-up, which has a table of its own, and checkpoints.
 """
 
@@ -12,7 +13,6 @@ import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from mtp.cli.bench.bare_loops import bare_loop, trainer
@@ -61,7 +61,7 @@ def bench_platform(
 def _live_pairs(found: _Found, smoke: bool, rounds: int, on_round: OnRound) -> None:
     """The platform against the loops of others."""
     cores = os.cpu_count() or 1
-    turns, log_every = (2, 1) if smoke else (TURNS * rounds, LOG_EVERY)
+    turns, log_every = (2, 1) if smoke else (TURNS, LOG_EVERY)
     steps = steps_of(1 + turns, log_every)
     lasting = {"steps": steps, "log_every": log_every, "checkpoint.every_steps": steps}
     whole = bench_config(smoke, num_workers=1, threads_per_worker=cores, evaluate_rows=8, **lasting)
@@ -72,19 +72,17 @@ def _live_pairs(found: _Found, smoke: bool, rounds: int, on_round: OnRound) -> N
         absent = {"missing": "transformers with accelerate"}
         found.entries.append({"name": TRAINER, "unit": "", "median": None, "detail": absent})
     for name, peer_name, loop, config in pairs:
-        on_round(0, turns, f"{name}, {peer_name}")
-        tell = partial(_tell, on_round, turns, f"{name}, {peer_name}")
-        with closing(Peer(loop, config, cores)) as peer:
-            by_turns = LiveTurns(peer, tell)
-            found.runs.append(run_platform(config, by_turns.take))
-        found.enter(name, config, by_turns.ours[1:], turns=turns)
-        found.enter(peer_name, config, by_turns.theirs[1:], turns=turns)
-
-
-def _tell(on_round: OnRound, turns: int, name: str, done: int) -> None:
-    """Of the turn that follows `done` ones, the first of which was the warm-up."""
-    if done <= turns:
-        on_round(done, turns, name)
+        ours: list[float] = []
+        theirs: list[float] = []
+        for current in range(1, rounds + 1):
+            on_round(current, rounds, f"{name}, {peer_name}")
+            with closing(Peer(loop, config, cores)) as peer:
+                by_turns = LiveTurns(peer)
+                found.runs.append(run_platform(config, by_turns.take))
+            ours += by_turns.ours[1:]
+            theirs += by_turns.theirs[1:]
+        found.enter(name, config, ours, turns=turns, processes=rounds)
+        found.enter(peer_name, config, theirs, turns=turns, processes=rounds)
 
 
 def _lone_runs(found: _Found, smoke: bool, rounds: int, steps: int, on_round: OnRound) -> None:
