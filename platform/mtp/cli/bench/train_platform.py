@@ -4,8 +4,8 @@ Ray Data, Ray Train, DeepSpeed and MLflow with one worker, against a loop of for
 on the same batches that lie in memory; both alive at once, by turns of seconds (live_turns.py), in new processes in
 every round: of two processes that do the same, one is faster by some per cent for as long as it lives. Then two workers
 of one thread against one of one thread, a run each in every round: each with the rows that the one has, and with half
-of them. Nothing is sharded, as the model fits many times; what ZeRO 1 costs two workers is told beside it. Rates leave out
-start-up, which has a table of its own, and checkpoints.
+of them. Nothing is sharded, as the model fits many times; what ZeRO 1 costs two workers is told beside it. Rates leave
+out start-up, which has a table of its own, and checkpoints.
 """
 
 import importlib.util
