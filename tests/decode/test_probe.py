@@ -143,7 +143,7 @@ def test_a_damaged_record_is_named(trained, tmp_path):
     folder = save_model(tmp_path / "model", trained, letters())
     record_probe(folder, trained, rows())
     tree = json.loads((folder / FILE_NAME).read_text())
-    del tree["loss"]
-    (folder / FILE_NAME).write_text(json.dumps(tree))
-    with pytest.raises(MTPError, match=r"probe\.json is damaged"):
-        check_probe(folder, trained)
+    for damage in ({name: value for name, value in tree.items() if name != "loss"}, tree | {"acceptance": [1.5]}):
+        (folder / FILE_NAME).write_text(json.dumps(damage))
+        with pytest.raises(MTPError, match=r"probe\.json is damaged"):
+            check_probe(folder, trained)

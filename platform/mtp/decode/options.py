@@ -26,7 +26,7 @@ class EngineOptions:
     """Let the engine choose the draft length, step by step, of requests of decoder mtp that leave it open."""
     expected_acceptance: tuple[float, ...] = ()
     """Chance of drafts 1, 2, ... to stand once those before them do, as it was measured of the model: what adaptive
-    drafts begin with. Of drafts that are not named little is expected at first."""
+    drafts begin with. Drafts that are not named are believed to stand three times in four."""
     draft_vocab_size: int | None = None
     """Drafts come from the first so many ids (the tokenizer's earliest merges, so about the most frequent tokens);
     None: from all. The output does not depend on it."""

@@ -153,6 +153,8 @@ def read_probe(folder: str | Path) -> Probe | None:
         rows = [[int(token) for token in row] for row in tree["rows"]]
         losses, agreement = [float(x) for x in tree["loss"]], [float(x) for x in tree["agreement"]]
         acceptance = tuple(float(x) for x in tree.get("acceptance", ()))
+        if not all(0 <= share <= 1 for share in acceptance):
+            raise ValueError(f"acceptance {acceptance} is no share")
         return Probe(rows, losses, agreement, float(tree["commonest"]), acceptance)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MTPError(f"{file} is damaged ({error}); fetch the model again, or delete the file") from None

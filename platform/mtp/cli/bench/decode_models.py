@@ -29,8 +29,6 @@ LARGE = SMALL | {
     "first_k_dense_replace": 4, "num_attention_heads": 8, "q_lora_rank": 256, "kv_lora_rank": 512,
     "qk_rope_head_dim": 64, "n_routed_experts": 64,
 }  # fmt: skip
-PROMPTS = 32
-"""Held-out rows that begin as the prompts of the benchmark do; the model's probe takes others."""
 TINY = SMALL | {"hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 32, "num_hidden_layers": 2}
 SHAPES = {"small": SMALL, "large": LARGE}
 RECIPES: dict[str, dict[str, Any]] = {
@@ -45,6 +43,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 REFRESHING = 0.25
 """Share of the minutes in which the modules alone learn from the finished model, as `mtp refresh` has it: with so
 little training the two would agree on little else than what both are sure of."""
+PROMPTS = 32
+"""Held-out rows that begin as the prompts of the benchmark do; the model's probe takes others."""
 
 
 @dataclass(frozen=True)
