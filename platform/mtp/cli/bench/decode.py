@@ -63,7 +63,7 @@ class OurEngine:
     """An engine and the prompts of a cell."""
 
     def __init__(
-        self, model: "MTPModel", cell: Batches, size: DecodeSize, decoder: str, acceptance: tuple[float, ...] = ()
+        self, model: "MTPModel", cell: Batches, size: DecodeSize, decoder: str, acceptance: tuple[float, ...]
     ) -> None:
         from mtp.decode import Engine, EngineOptions
 
