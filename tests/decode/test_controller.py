@@ -4,8 +4,9 @@ import random
 import pytest
 
 from mtp.decode import Engine, EngineOptions, Request, Sampling, Speculation, generate
-from mtp.decode.controller import MARGIN, PATIENCE, REGRET, best_lengths
+from mtp.decode.controller import MARGIN, PATIENCE, REGRET, DraftController
 from mtp.decode.costs import Curve, StepCosts, difference, measure
+from mtp.decode.draft_lengths import Others, best_lengths, step_seconds
 from mtp.decode.turns import EARLY, KEPT, PLAIN_STEPS, REFRESH, Promise, Turns
 from mtp.errors import UsageError
 from tests.decode.tiny import random_prompts, tiny_model
@@ -19,7 +20,7 @@ def costs(verify, draft, slot=0.0):
 
 
 def lengths_of(chances, known):
-    return best_lengths(chances, 0, known, MARGIN).lengths
+    return best_lengths(chances, Others(), known, MARGIN).lengths
 
 
 def rate(lengths, chances, known):
@@ -40,6 +41,55 @@ def test_the_chosen_lengths_are_the_best_of_all_combinations():
         best = max(itertools.product(range(4), repeat=1), key=lambda some: rate(some, chances, known))
         found = lengths_of(chances, known)
         assert rate(found, chances, known) * MARGIN >= rate(best, chances, known)
+
+
+def test_everybody_in_the_pass_counts_not_the_one_that_drafts_alone():
+    """Three drafts more than double what one request gets of a step, and take a fifth of it from fifteen others."""
+    chances, known = [[0.95, 0.95, 0.95]], costs(lambda n: 3.0 + 0.65 * n, lambda n: 1.0)
+    alone = best_lengths(chances, Others(), known, MARGIN)
+    assert alone.lengths == [3]
+    assert best_lengths(chances, Others(15, 15), known, MARGIN) == ([0], 1.0, 1.0)
+    among = best_lengths(chances, Others(15, 15), costs(lambda n: 3.0 + 0.01 * n, lambda n: 0.01), 1.0)
+    assert among.lengths == [3]
+    assert among.gain == pytest.approx((15 + rate([3], chances, costs(lambda n: 1.0, lambda n: 0.0))) / 16 / among.cost)
+
+
+def test_a_step_takes_its_pass_and_each_round_of_drafts():
+    known = costs(lambda n: 1.0 + n, lambda n: 0.1 * n, slot=0.5)
+    assert step_seconds([2, 0, 1], 5, known) == pytest.approx(known.verify(11) + known.draft(2, 1) + known.draft(1, 2))
+    assert step_seconds([], 3, known) == known.verify(3)
+
+
+def together(engine, speculations):
+    """Requests that run together to the end; the sequences."""
+    for speculation in speculations:
+        sampling = Sampling(max_tokens=60, ignore_eos=True)
+        engine.add(Request(prompt=[1, 2, 3], sampling=sampling, speculation=speculation))
+    sequences = list(engine._live.values())
+    while engine.has_work:
+        engine.step()
+    return sequences
+
+
+def test_a_request_among_many_without_drafts_takes_none_of_their_time():
+    engine = Engine(tiny_model("sequential"), options=ADAPTIVE)
+    engine._controller.costs = costs(lambda n: 3.0 + 0.65 * n, lambda n: 1.0)
+    for _ in range(1000):
+        engine._controller._everyone.observe(3, 3)
+    standard = Speculation(decoder="standard")
+    assert not any(one.stats.drafted_per_position for one in together(engine, [*[standard] * 7, Speculation()]))
+    assert together(engine, [Speculation()])[0].stats.drafted_per_position
+
+
+def test_one_drafts_ahead_of_others_that_will_though_it_does_not_pay_alone():
+    """A round of drafts costs the same for one and for four; three that were left to standard decoding will be gone."""
+    known = costs(lambda n: 4.0 + 0.1 * n, lambda n: 2.0)
+    controller = DraftController(known, 1, [0.95])
+    others, turns = Others(3, 3), controller._turns_of(4)
+    assert controller._best([[0.95]], others, MARGIN, turns).lengths == [0]
+    ahead = controller._best([[0.95]], others._replace(left=3), MARGIN, turns)
+    assert ahead.lengths == [1]
+    assert ahead.cost == pytest.approx((known.verify(5) + 2.0) / known.verify(4))
 
 
 def test_nothing_is_drafted_where_a_draft_costs_more_than_it_brings():
@@ -229,7 +279,7 @@ def test_one_request_whose_drafts_fall_does_not_speak_for_the_next():
     controller.costs = costs(lambda n: 1.0 + 0.1 * n, lambda n: 0.05)
     for _ in range(16):
         controller._everyone.observe(1, 0)
-    assert best_lengths([[controller._belief(k) for k in range(3)]], 0, controller.costs, MARGIN).gain > MARGIN
+    assert best_lengths([[controller._belief(k) for k in range(3)]], Others(), controller.costs, MARGIN).gain > MARGIN
 
 
 def test_an_engine_that_holds_hardly_more_than_a_step_is_measured_too():

@@ -1,10 +1,9 @@
 """How many tokens to draft: the lengths that promise the most tokens a second, from what was seen so far.
 
-    maximise  sum_r (1 + A_r1 + A_r1 A_r2 + ...)  /  (verify(rows + drafts) + sum_k draft(rows that draft k))
-
-A_rk is the chance that draft k of request r stands once those before it do. It is a mean over the request's own past
-that leans on the mean of all requests; the costs are calibrated at the start (costs.py).
-Decisions depend on the past alone, so acceptance stays exact whatever is decided.
+What is promised is draft_lengths.py's arithmetic. The chance that a draft stands is a mean over the request's own past
+that leans on the mean of all requests; the costs are calibrated at the start (costs.py). Requests that may not draft
+count with the one token they get, and those that were left to standard decoding as if they drafted, since the ones that
+follow them will do what pays now. Decisions depend on the past alone, so acceptance stays exact whatever is decided.
 
 What keeps this from ever costing much more than standard decoding does: a request gets modules only where they promise
 to earn the filling of their caches; one whose drafts have not paid for PATIENCE steps is left to standard decoding for
@@ -14,9 +13,9 @@ while drafts do not seem to pay, single requests probe them whenever REGRET of t
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from mtp.decode.costs import StepCosts
+from mtp.decode.draft_lengths import Choice, Others, best_lengths, step_seconds
 from mtp.decode.sequence import Sequence
 from mtp.decode.turns import Promise, Turns
 
@@ -72,21 +71,13 @@ class Probe:
     steps: int = 0
 
 
-class Choice(NamedTuple):
-    """Draft lengths, their tokens a second over those of standard decoding, and a step's seconds over those of one."""
-
-    lengths: list[int]
-    gain: float
-    cost: float
-
-
 @dataclass
 class Held:
     """A choice, for whom it was made, and for how many more steps it holds."""
 
     requests: tuple[int, ...]
     rooms: tuple[int, ...]
-    fixed: int
+    others: Others
     choice: Choice
     steps: int = HELD
 
@@ -111,6 +102,7 @@ class DraftController:
         self._expected = [*expected[:most], *[OPTIMISM] * (most - len(expected))]
         self._everyone = Acceptance(MEMORY)
         self._newcomers: list[Sequence] = []
+        self._met: set[int] = set()
         self._own: dict[int, Acceptance] = {}
         self._idle: dict[int, int] = {}
         self._turns: dict[int, Turns] = {}
@@ -124,25 +116,35 @@ class DraftController:
     def meet(self, sequence: Sequence) -> None:
         """A request has come; what becomes of it is decided before its first pass, by `settle`."""
         self._newcomers.append(sequence)
+        self._met.add(sequence.id)
 
     def settle(self, rows: int) -> None:
         """Decide how many modules each newcomer keeps up, now that `rows` are known to run together."""
         if not self._newcomers:
             return
-        belief = [self._belief(k) for k in range(self._most)]
-        choice = self._best([belief] * rows, 0, MARGIN, self._turns_of(rows))
+        alike = min(len(self._met), rows)
+        choice = self._best([self._beliefs()] * alike, Others(rows - alike, rows - alike), MARGIN, self._turns_of(rows))
         for sequence in self._newcomers:
-            self._enter(sequence, rows, choice)
+            self._enter(sequence, rows, alike, choice)
         self._newcomers.clear()
 
     def controls(self, sequence: Sequence) -> bool:
         """Whether this request's lengths are chosen here."""
         return sequence.id in self._own
 
-    def leave(self, sequence: Sequence) -> None:
-        """The request has ended, or is left to standard decoding."""
+    def forget(self, sequence: Sequence) -> None:
+        """The request has ended."""
+        self.leave(sequence)
+        self._met.discard(sequence.id)
         if sequence in self._newcomers:
             self._newcomers.remove(sequence)
+
+    def has_left(self, sequence: Sequence) -> bool:
+        """Whether this request is left to standard decoding, though its lengths might have been chosen here."""
+        return sequence.id in self._met and sequence.id not in self._own
+
+    def leave(self, sequence: Sequence) -> None:
+        """The request is left to standard decoding."""
         self._own.pop(sequence.id, None)
         self._idle.pop(sequence.id, None)
         if self._probe is not None and self._probe.request == sequence.id:
@@ -179,42 +181,45 @@ class DraftController:
         """Whether drafts have not paid for this request for long."""
         return self._idle.get(sequence.id, 0) >= PATIENCE
 
-    def choose(self, sequences: Items[Sequence], rooms: Items[int], fixed: int) -> list[int]:
-        """Draft lengths of controlled requests; `rooms` bounds each, `fixed` counts everybody else's tokens."""
-        turns = self._turns_of(len(sequences) + fixed)
+    def choose(self, sequences: Items[Sequence], rooms: Items[int], others: Others) -> list[int]:
+        """Draft lengths of controlled requests; `rooms` bounds each, `others` are the rest of the batch."""
+        turns = self._turns_of(len(sequences) + others.tokens)
         if turns.plain_is_due:
             self._next = NextStep(turns, None)
             return [0] * len(sequences)
-        choice = self._choice(sequences, tuple(min(room, self._most) for room in rooms), fixed, turns)
+        choice = self._choice(sequences, tuple(min(room, self._most) for room in rooms), others, turns)
         self._drafting = any(choice.lengths)
         probing = self._probe is not None and self._prolong(self._probe, sequences, rooms, choice.lengths)
         promise = Promise(max(choice.lengths), choice.cost) if self._drafting and not probing else None
         self._next = NextStep(turns, promise, probing)
         return choice.lengths
 
-    def _choice(self, sequences: Items[Sequence], rooms: tuple[int, ...], fixed: int, turns: Turns) -> Choice:
+    def _choice(self, sequences: Items[Sequence], rooms: tuple[int, ...], others: Others, turns: Turns) -> Choice:
         """The best lengths for these requests, or those of a few steps ago."""
         requests, held = tuple(sequence.id for sequence in sequences), self._held
-        if held is None or not held.steps or (held.requests, held.rooms, held.fixed) != (requests, rooms, fixed):
+        if held is None or not held.steps or (held.requests, held.rooms, held.others) != (requests, rooms, others):
             chances = [
                 [self._own[request].chance(k, self._belief(k), OWN_WEIGHT) for k in range(room)]
                 for request, room in zip(requests, rooms, strict=True)
             ]
-            choice = self._best(chances, fixed, 1.0 if self._drafting else MARGIN, turns)
-            held = self._held = Held(requests, rooms, fixed, choice)
+            choice = self._best(chances, others, 1.0 if self._drafting else MARGIN, turns)
+            held = self._held = Held(requests, rooms, others, choice)
         held.steps -= 1
         return held.choice._replace(lengths=list(held.choice.lengths))
 
-    def _best(self, chances: Items[Items[float]], fixed: int, margin: float, turns: Turns) -> Choice:
+    def _best(self, chances: Items[Items[float]], others: Others, margin: float, turns: Turns) -> Choice:
         """The lengths that bring most as far as is known; the gain is what to expect, the cost as first measured."""
         best = Choice([0] * len(chances), 1.0, 1.0)
+        everybody = [*chances, *[self._beliefs()] * others.left]
+        rest = Others(others.requests - others.left, others.tokens - others.left)
         for depth in range(1, self._most + 1):
             overrun = turns.overrun(depth)
-            choice = best_lengths([own[:depth] for own in chances], fixed, self.costs, margin * overrun)
-            expected = choice._replace(gain=choice.gain / overrun)
-            if max(choice.lengths) == depth and (not any(best.lengths) or expected.gain > best.gain):
+            choice = best_lengths([own[:depth] for own in everybody], rest, self.costs, margin * overrun)
+            expected = choice._replace(lengths=choice.lengths[: len(chances)], gain=choice.gain / overrun)
+            if max(expected.lengths) == depth and (not any(best.lengths) or expected.gain > best.gain):
                 best = expected
-        return best
+        plain = self.costs.verify(len(chances) + others.tokens)
+        return best._replace(cost=step_seconds(best.lengths, others.tokens, self.costs) / plain)
 
     def _turns_of(self, tokens: int) -> Turns:
         size = tokens.bit_length()
@@ -222,9 +227,10 @@ class DraftController:
             self._turns[size] = Turns(self._most)
         return self._turns[size]
 
-    def _enter(self, sequence: Sequence, rows: int, choice: Choice) -> None:
+    def _enter(self, sequence: Sequence, rows: int, alike: int, choice: Choice) -> None:
+        """A newcomer gets modules if its share, as one of `alike`, of what drafts save pays for filling them."""
         depth, filling = max(choice.lengths), AFTERMATH * self.costs.fill(len(sequence.tokens))
-        share = sequence.remaining * self.costs.verify(rows) / rows
+        share = sequence.remaining * self.costs.verify(rows) / alike
         if share * (1 - 1 / choice.gain) <= depth * filling:
             depth = self._most if self._may_probe(rows, self._most * filling) else 0
             if depth:
@@ -232,6 +238,9 @@ class DraftController:
         sequence.draft_limit, sequence.module_depth = depth, min(depth, sequence.module_depth)
         if depth:
             self._own[sequence.id], self._idle[sequence.id] = Acceptance(OWN_MEMORY), 0
+
+    def _beliefs(self) -> list[float]:
+        return [self._belief(k) for k in range(self._most)]
 
     def _belief(self, k: int) -> float:
         return self._everyone.chance(k, self._expected[k], BELIEF_WEIGHT)
@@ -264,37 +273,3 @@ class DraftController:
     def _end_probe(self, probe: Probe) -> None:
         self._probe = None
         self._probed += max(probe.cost, 0.0)
-
-
-def best_lengths(chances: Items[Items[float]], fixed: int, costs: StepCosts, margin: float) -> Choice:
-    """The draft length of each request that maximises expected tokens a second.
-
-    Drafts are added in the order of their chance to be emitted, and the best number of them is kept: a request's later
-    drafts are never likelier than its earlier ones, so each prefix of that order is a set of lengths.
-
-    Args:
-        chances: of each request, that draft k stands if all before it do.
-        fixed: tokens of the pass that belong to others.
-        costs: seconds of passes and drafts.
-        margin: drafts have to promise so many times the tokens a second of standard decoding.
-    """
-    ranked = []
-    for row, own in enumerate(chances):
-        reach = 1.0
-        for k, chance in enumerate(own):
-            reach *= chance
-            ranked.append((-reach, k, row))
-    ranked.sort()
-    lengths, levels = [0] * len(chances), [0] * max((len(own) for own in chances), default=0)
-    expected, tokens = float(len(chances)), len(chances) + fixed
-    plain = costs.verify(tokens)
-    standard = expected / plain
-    best, best_rate = Choice(list(lengths), 1.0, 1.0), margin * standard
-    for gain, k, row in ranked:
-        lengths[row], levels[k] = k + 1, levels[k] + 1
-        expected, tokens = expected - gain, tokens + 1
-        seconds = costs.verify(tokens) + sum(costs.draft(rows, k) for k, rows in enumerate(levels, start=1) if rows)
-        if expected / seconds > best_rate:
-            best_rate = expected / seconds
-            best = Choice(list(lengths), best_rate / standard, seconds / plain)
-    return best

@@ -309,7 +309,7 @@ class Engine:
         del self._live[sequence.id]
         self._drafting.forget(sequence)
         if self._controller is not None:
-            self._controller.leave(sequence)
+            self._controller.forget(sequence)
         retired = self._scheduler.finish(sequence, forget=forget)
         if forget and retired:
             self._pages.erase(retired)
