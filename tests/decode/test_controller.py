@@ -194,6 +194,15 @@ def test_probing_costs_no_more_than_its_share_of_the_time():
     assert 0 < drafted * draft <= REGRET * spent
 
 
+def test_the_time_of_requests_that_may_not_draft_pays_for_no_probe():
+    engine = Engine(tiny_model("sequential"), options=ADAPTIVE)
+    set_clock(engine._controller, lambda rows, drafts: 1.0, 0.0)
+    together(engine, [Speculation(decoder="standard")] * 2)
+    assert engine._controller._spent == 0.0
+    together(engine, [Speculation(decoder="standard"), Speculation()])
+    assert engine._controller._spent > 0.0
+
+
 def take_turns(turns, steps, seconds, promise, pays=lambda overrun: True):
     """Steps as a controller makes them; whether each had drafts. Plain ones take a second."""
     made = []

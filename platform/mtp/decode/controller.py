@@ -8,7 +8,7 @@ follow them will do what pays now. Decisions depend on the past alone, so accept
 What keeps this from ever costing much more than standard decoding does: a request gets modules only where they promise
 to earn the filling of their caches; one whose drafts have not paid for PATIENCE steps is left to standard decoding for
 good, and costs what that costs; costs are held against what steps with drafts and without really took (turns.py); and
-while drafts do not seem to pay, single requests probe them whenever REGRET of the time spent allows.
+while drafts do not seem to pay, single requests probe them whenever REGRET of the time that such requests ran allows.
 """
 
 from collections.abc import Sequence as Items
@@ -24,7 +24,7 @@ AFTERMATH = 1.35
 """Times the seconds of filling a module's cache, what it costs: it drives weights of the backbone out of the caches of
 the processor, so that steps after it take longer (on a Xeon, with 66M parameters, by a third of it)."""
 REGRET, PROBE_STEPS = 0.01, 32
-"""Share of the time that probing may cost, and drafting steps of one probe."""
+"""Share of the time of requests that may draft that probing may cost, and drafting steps of one probe."""
 OPTIMISM, BELIEF_WEIGHT = 0.75, 100.0
 """What is believed of a draft of which nothing was measured, and how many trials move a belief half way to what they
 show: several requests', since texts differ more than the drafts of one."""
@@ -165,7 +165,8 @@ class DraftController:
 
     def verified(self, rows: int, drafts: int, seconds: float) -> None:
         """A step took so long: the drafts of `rows` requests, and the pass over them and a token of each request."""
-        self._spent += seconds
+        if self._met:
+            self._spent += seconds
         chosen, self._next = self._next, None
         if chosen is None:
             if drafts:
