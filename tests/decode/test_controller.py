@@ -188,7 +188,8 @@ def test_probing_costs_no_more_than_its_share_of_the_time():
     assert engine.stats.drafted_per_position == []
     spent, draft = 0.0, known.verify(2) - known.verify(1) + 0.3
     for _ in range(12):
-        controller._spent = spent = spent + 1000 * known.verify(1)  # as if so many steps had been made
+        spent += 1000 * known.verify(1)
+        controller._turns_of(1).spent = spent  # as if so many steps had been made
         finished(engine, 100)
     drafted = sum(engine.stats.drafted_per_position)
     assert 0 < drafted * draft <= REGRET * spent
@@ -198,9 +199,24 @@ def test_the_time_of_requests_that_may_not_draft_pays_for_no_probe():
     engine = Engine(tiny_model("sequential"), options=ADAPTIVE)
     set_clock(engine._controller, lambda rows, drafts: 1.0, 0.0)
     together(engine, [Speculation(decoder="standard")] * 2)
-    assert engine._controller._spent == 0.0
+    turns = engine._controller._turns_of(2)
+    assert turns.spent == 0.0
     together(engine, [Speculation(decoder="standard"), Speculation()])
-    assert engine._controller._spent > 0.0
+    assert turns.spent > 0.0
+
+
+def test_a_probe_is_paid_by_steps_of_its_own_batch_size():
+    """A long time alone gives nothing to a batch of four, where the same drafts cost more."""
+    engine = Engine(tiny_model("sequential"), options=ADAPTIVE)
+    controller = engine._controller
+    controller.costs = known = costs(lambda n: float(n), lambda n: 0.5)
+    set_clock(controller, lambda rows, drafts: known.verify(rows + drafts), 0.5)
+    controller._turns_of(1).spent = 1e6
+    together(engine, [Speculation()] * 4)
+    assert engine.stats.drafted_per_position == []
+    controller._turns_of(4).spent = 1e6
+    together(engine, [Speculation()] * 4)
+    assert engine.stats.drafted_per_position
 
 
 def take_turns(turns, steps, seconds, promise, pays=lambda overrun: True):

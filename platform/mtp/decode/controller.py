@@ -8,7 +8,8 @@ follow them will do what pays now. Decisions depend on the past alone, so accept
 What keeps this from ever costing much more than standard decoding does: a request gets modules only where they promise
 to earn the filling of their caches; one whose drafts have not paid for PATIENCE steps is left to standard decoding for
 good, and costs what that costs; costs are held against what steps with drafts and without really took (turns.py); and
-while drafts do not seem to pay, single requests probe them whenever REGRET of the time that such requests ran allows.
+while drafts do not seem to pay, single requests probe them whenever REGRET of the time in which such requests ran, in
+batches of about this size, allows.
 """
 
 from collections.abc import Sequence as Items
@@ -67,6 +68,8 @@ class Probe:
     """One request that drafts although drafts do not pay."""
 
     request: int
+    turns: Turns
+    """Of the batch size at which it began, which pays for it."""
     cost: float
     steps: int = 0
 
@@ -110,8 +113,6 @@ class DraftController:
         self._held: Held | None = None
         self._drafting = False
         self._probe: Probe | None = None
-        self._spent = 0.0
-        self._probed = 0.0
 
     def meet(self, sequence: Sequence) -> None:
         """A request has come; what becomes of it is decided before its first pass, by `settle`."""
@@ -165,13 +166,14 @@ class DraftController:
 
     def verified(self, rows: int, drafts: int, seconds: float) -> None:
         """A step took so long: the drafts of `rows` requests, and the pass over them and a token of each request."""
-        if self._met:
-            self._spent += seconds
         chosen, self._next = self._next, None
+        turns = self._turns_of(rows) if chosen is None else chosen.turns
+        if self._met:
+            turns.spent += seconds
         if chosen is None:
             if drafts:
                 return  # they were not chosen for what they promise
-            chosen = NextStep(self._turns_of(rows), None)
+            chosen = NextStep(turns, None)
         relative = (seconds + chosen.seconds) / self.costs.verify(rows)
         if not chosen.probing:
             chosen.turns.count(relative, chosen.promise)
@@ -235,7 +237,7 @@ class DraftController:
         if share * (1 - 1 / choice.gain) <= depth * filling:
             depth = self._most if self._may_probe(rows, self._most * filling) else 0
             if depth:
-                self._probe = Probe(sequence.id, depth * filling)
+                self._probe = Probe(sequence.id, self._turns_of(rows), depth * filling)
         sequence.draft_limit, sequence.module_depth = depth, min(depth, sequence.module_depth)
         if depth:
             self._own[sequence.id], self._idle[sequence.id] = Acceptance(OWN_MEMORY), 0
@@ -248,8 +250,8 @@ class DraftController:
 
     def _may_probe(self, rows: int, filling: float) -> bool:
         """Whether the budget has grown to what a probe among `rows` requests is going to cost."""
-        a_step = self._extra(rows, self._most)
-        return self._probe is None and self._probed + filling + PROBE_STEPS * a_step <= REGRET * self._spent
+        cost, turns = filling + PROBE_STEPS * self._extra(rows, self._most), self._turns_of(rows)
+        return self._probe is None and turns.probed + cost <= REGRET * turns.spent
 
     def _extra(self, tokens: int, drafts: int) -> float:
         """Seconds that one request's drafts add to a step of so many tokens."""
@@ -273,4 +275,4 @@ class DraftController:
 
     def _end_probe(self, probe: Probe) -> None:
         self._probe = None
-        self._probed += max(probe.cost, 0.0)
+        probe.turns.probed += max(probe.cost, 0.0)

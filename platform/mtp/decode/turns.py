@@ -58,6 +58,8 @@ class Turns:
 
     def __init__(self, depth: int) -> None:
         """`depth`: the largest number of drafts of a request."""
+        self.spent = self.probed = 0.0
+        """Seconds in which requests ran that may draft, and those of them that probing took."""
         self._overruns = [Overrun() for _ in range(depth)]
         self._drafting: list[tuple[float, Promise]] = []
         self._plain: deque[float] = deque(maxlen=PLAIN_STEPS)
