@@ -47,9 +47,12 @@ class DecodeSize:
     prompt_tokens: int = 64
     new_tokens: int = 128
     long_prompt: int = 1000
-    draft_vocab_size: int = 1024
+    draft_vocab_size: int | None = None
 
 
+SIZES = {"small": DecodeSize(draft_vocab_size=1024), "large": DecodeSize()}
+"""Half of the vocabulary makes the drafts of `small` cheaper, and nearly as many stand; those of `large`, whose head is
+little of a draft, it makes no cheaper, and fewer stand (docs/benchmarks.md)."""
 SMOKE = DecodeSize(
     batches=(1, 2), fewest_prompts=2, prompt_tokens=8, new_tokens=12, long_prompt=100, draft_vocab_size=512
 )

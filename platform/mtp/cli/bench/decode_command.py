@@ -39,7 +39,7 @@ def decode(
     """Decoders and engines on equal weights: tokens a second, and what they are of the machine's limits."""
     from mtp.cli.bench import machine
     from mtp.cli.bench.command import SMOKE_ROUNDS, finish, require_folder
-    from mtp.cli.bench.decode import SMOKE, DecodeSize, bench_decode
+    from mtp.cli.bench.decode import SIZES, SMOKE, bench_decode
     from mtp.cli.bench.decode_limits import first_token, perplexities
     from mtp.decode.probe import recorded_acceptance
 
@@ -49,13 +49,14 @@ def decode(
     named = _interpreters(peer_python or [])
     names = ["small"] if smoke else models or list(MINUTES)
     _known("--model", names, tuple(MINUTES))
-    rounds, size = (SMOKE_ROUNDS, SMOKE) if smoke else (rounds, DecodeSize())
+    rounds = SMOKE_ROUNDS if smoke else rounds
     contestants: list[dict[str, Any] | Measured] = []
     ratios: list[Ratio] = []
     with watching_memory() as memory, telling("Measuring the machine's limits") as tell:
         limits = machine.limits()
         for name in names:
             tell(f"Making the model {name}")
+            size = SMOKE if smoke else SIZES[name]
             trained = 0.0 if smoke else minutes or MINUTES[name]
             model, folder, texts = _tiny_model() if smoke else _model(name, trained)
             prompts = [row[: size.prompt_tokens] for row in texts]

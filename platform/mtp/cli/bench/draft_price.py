@@ -20,7 +20,7 @@ FILLING = 2
 
 
 def draft_price(
-    name: str, model: "MTPModel", prompts: Sequence[list[int]], draft_vocab_size: int, rounds: int, target: float
+    name: str, model: "MTPModel", prompts: Sequence[list[int]], draft_vocab_size: int | None, rounds: int, target: float
 ) -> dict[str, Any]:
     """The entry of a cell: times standard decoding's speed if every draft were accepted, by steps that take turns.
 
