@@ -16,7 +16,7 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 
 from mtp.decode.costs import StepCosts
-from mtp.decode.draft_lengths import Choice, Others, best_lengths, step_seconds
+from mtp.decode.draft_lengths import Choice, Others, best_lengths, step_cost
 from mtp.decode.sequence import Sequence
 from mtp.decode.turns import Promise, Turns
 
@@ -81,7 +81,9 @@ class Held:
     requests: tuple[int, ...]
     rooms: tuple[int, ...]
     others: Others
-    choice: Choice
+    lengths: list[int]
+    cost: float
+    """A step's seconds over those of a plain one, as first measured."""
     steps: int = HELD
 
 
@@ -129,20 +131,12 @@ class DraftController:
             self._enter(sequence, rows, alike, choice)
         self._newcomers.clear()
 
-    def controls(self, sequence: Sequence) -> bool:
-        """Whether this request's lengths are chosen here."""
-        return sequence.id in self._own
-
     def forget(self, sequence: Sequence) -> None:
         """The request has ended."""
         self.leave(sequence)
         self._met.discard(sequence.id)
         if sequence in self._newcomers:
             self._newcomers.remove(sequence)
-
-    def has_left(self, sequence: Sequence) -> bool:
-        """Whether this request is left to standard decoding, though its lengths might have been chosen here."""
-        return sequence.id in self._met and sequence.id not in self._own
 
     def leave(self, sequence: Sequence) -> None:
         """The request is left to standard decoding."""
@@ -166,14 +160,12 @@ class DraftController:
 
     def verified(self, rows: int, drafts: int, seconds: float) -> None:
         """A step took so long: the drafts of `rows` requests, and the pass over them and a token of each request."""
-        chosen, self._next = self._next, None
-        turns = self._turns_of(rows) if chosen is None else chosen.turns
+        told, self._next = self._next, None
+        chosen = told or NextStep(self._turns_of(rows), None)
         if self._met:
-            turns.spent += seconds
-        if chosen is None:
-            if drafts:
-                return  # they were not chosen for what they promise
-            chosen = NextStep(turns, None)
+            chosen.turns.spent += seconds
+        if told is None and drafts:
+            return  # they were not chosen for what they promise
         relative = (seconds + chosen.seconds) / self.costs.verify(rows)
         if not chosen.probing:
             chosen.turns.count(relative, chosen.promise)
@@ -184,20 +176,35 @@ class DraftController:
         """Whether drafts have not paid for this request for long."""
         return self._idle.get(sequence.id, 0) >= PATIENCE
 
-    def choose(self, sequences: Items[Sequence], rooms: Items[int], others: Others) -> list[int]:
-        """Draft lengths of controlled requests; `rooms` bounds each, `others` are the rest of the batch."""
+    def choose(self, sequences: Items[Sequence], rooms: Items[int]) -> list[int]:
+        """Draft lengths of a step: within its room for each request that is controlled, the whole room for others."""
+        places = [place for place, sequence in enumerate(sequences) if sequence.id in self._own]
+        lengths = list(rooms)
+        if places:
+            some, others = [sequences[place] for place in places], self._others(sequences, rooms)
+            chosen = self._choose(some, tuple(min(rooms[place], self._most) for place in places), others)
+            for place, length in zip(places, chosen, strict=True):
+                lengths[place] = length
+        return lengths
+
+    def _others(self, sequences: Items[Sequence], rooms: Items[int]) -> Others:
+        rest = [(one.id, room) for one, room in zip(sequences, rooms, strict=True) if one.id not in self._own]
+        return Others(len(rest), sum(1 + room for _, room in rest), sum(number in self._met for number, _ in rest))
+
+    def _choose(self, sequences: Items[Sequence], rooms: tuple[int, ...], others: Others) -> list[int]:
         turns = self._turns_of(len(sequences) + others.tokens)
         if turns.plain_is_due:
             self._next = NextStep(turns, None)
             return [0] * len(sequences)
-        choice = self._choice(sequences, tuple(min(room, self._most) for room in rooms), others, turns)
-        self._drafting = any(choice.lengths)
-        probing = self._probe is not None and self._prolong(self._probe, sequences, rooms, choice.lengths)
-        promise = Promise(max(choice.lengths), choice.cost) if self._drafting and not probing else None
+        held = self._hold(sequences, rooms, others, turns)
+        lengths = list(held.lengths)
+        self._drafting = any(lengths)
+        probing = self._probe is not None and self._prolong(self._probe, sequences, rooms, lengths)
+        promise = Promise(max(lengths), held.cost) if self._drafting and not probing else None
         self._next = NextStep(turns, promise, probing)
-        return choice.lengths
+        return lengths
 
-    def _choice(self, sequences: Items[Sequence], rooms: tuple[int, ...], others: Others, turns: Turns) -> Choice:
+    def _hold(self, sequences: Items[Sequence], rooms: tuple[int, ...], others: Others, turns: Turns) -> Held:
         """The best lengths for these requests, or those of a few steps ago."""
         requests, held = tuple(sequence.id for sequence in sequences), self._held
         if held is None or not held.steps or (held.requests, held.rooms, held.others) != (requests, rooms, others):
@@ -205,24 +212,25 @@ class DraftController:
                 [self._own[request].chance(k, self._belief(k), OWN_WEIGHT) for k in range(room)]
                 for request, room in zip(requests, rooms, strict=True)
             ]
-            choice = self._best(chances, others, 1.0 if self._drafting else MARGIN, turns)
-            held = self._held = Held(requests, rooms, others, choice)
+            lengths = self._best(chances, others, 1.0 if self._drafting else MARGIN, turns).lengths
+            plain = self.costs.verify(len(requests) + others.tokens)
+            cost = step_cost(lengths, others.tokens, self.costs) / plain
+            held = self._held = Held(requests, rooms, others, lengths, cost)
         held.steps -= 1
-        return held.choice._replace(lengths=list(held.choice.lengths))
+        return held
 
     def _best(self, chances: Items[Items[float]], others: Others, margin: float, turns: Turns) -> Choice:
-        """The lengths that bring most as far as is known; the gain is what to expect, the cost as first measured."""
-        best = Choice([0] * len(chances), 1.0, 1.0)
+        """The lengths that bring most as far as is known, and the gain to expect."""
+        best = Choice([0] * len(chances), 1.0)
         everybody = [*chances, *[self._beliefs()] * others.left]
         rest = Others(others.requests - others.left, others.tokens - others.left)
         for depth in range(1, self._most + 1):
             overrun = turns.overrun(depth)
             choice = best_lengths([own[:depth] for own in everybody], rest, self.costs, margin * overrun)
-            expected = choice._replace(lengths=choice.lengths[: len(chances)], gain=choice.gain / overrun)
+            expected = Choice(choice.lengths[: len(chances)], choice.gain / overrun)
             if max(expected.lengths) == depth and (not any(best.lengths) or expected.gain > best.gain):
                 best = expected
-        plain = self.costs.verify(len(chances) + others.tokens)
-        return best._replace(cost=step_seconds(best.lengths, others.tokens, self.costs) / plain)
+        return best
 
     def _turns_of(self, tokens: int) -> Turns:
         size = tokens.bit_length()

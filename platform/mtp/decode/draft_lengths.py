@@ -13,11 +13,10 @@ from mtp.decode.costs import StepCosts
 
 
 class Choice(NamedTuple):
-    """Draft lengths, their tokens a second over those of standard decoding, and a step's seconds over those of one."""
+    """Draft lengths, and their tokens a second over those of standard decoding."""
 
     lengths: list[int]
     gain: float
-    cost: float
 
 
 class Others(NamedTuple):
@@ -30,13 +29,13 @@ class Others(NamedTuple):
     """Requests of them that were left to standard decoding, and might as well draft."""
 
 
-def step_seconds(lengths: Items[int], fixed: int, costs: StepCosts) -> float:
-    """What a step takes with these draft lengths, and so many tokens of others in its pass."""
+def step_cost(lengths: Items[int], fixed: int, costs: StepCosts) -> float:
+    """Seconds of a step with these draft lengths, and so many tokens of others in its pass."""
     levels = [sum(length > k for length in lengths) for k in range(max(lengths, default=0))]
-    return _seconds(len(lengths) + sum(lengths) + fixed, levels, costs)
+    return _cost(len(lengths) + sum(lengths) + fixed, levels, costs)
 
 
-def _seconds(tokens: int, levels: Items[int], costs: StepCosts) -> float:
+def _cost(tokens: int, levels: Items[int], costs: StepCosts) -> float:
     """Of a pass over so many tokens, and of the drafts before it: 1, 2, ... of so many requests."""
     return costs.verify(tokens) + sum(costs.draft(rows, k) for k, rows in enumerate(levels, start=1) if rows)
 
@@ -62,14 +61,12 @@ def best_lengths(chances: Items[Items[float]], others: Others, costs: StepCosts,
     ranked.sort()
     lengths, levels = [0] * len(chances), [0] * max((len(own) for own in chances), default=0)
     expected, tokens = float(len(chances) + others.requests), len(chances) + others.tokens
-    plain = costs.verify(tokens)
-    standard = expected / plain
-    best, best_rate = Choice(list(lengths), 1.0, 1.0), margin * standard
+    standard = expected / costs.verify(tokens)
+    best, best_rate = Choice(list(lengths), 1.0), margin * standard
     for gain, k, row in ranked:
         lengths[row], levels[k] = k + 1, levels[k] + 1
         expected, tokens = expected - gain, tokens + 1
-        seconds = _seconds(tokens, levels, costs)
-        if expected / seconds > best_rate:
-            best_rate = expected / seconds
-            best = Choice(list(lengths), best_rate / standard, seconds / plain)
+        rate = expected / _cost(tokens, levels, costs)
+        if rate > best_rate:
+            best, best_rate = Choice(list(lengths), rate / standard), rate
     return best

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from mtp.decode.controller import DraftController
-from mtp.decode.draft_lengths import Others
 from mtp.decode.draft_model import DraftModel
 from mtp.decode.module_drafter import ModuleDrafter
 from mtp.decode.processors import one_hot_ids
@@ -123,24 +122,12 @@ class Drafting:
         wanted = [self._wanted(sequence) for sequence in sequences]
         if self._controller is None:
             return wanted
-        chosen = [place for place, sequence in enumerate(sequences) if self._controller.controls(sequence)]
-        if chosen:
-            some = [sequences[place] for place in chosen]
-            others = self._others(self._controller, sequences, wanted)
-            lengths = self._controller.choose(some, [wanted[place] for place in chosen], others)
-            for place, length, sequence in zip(chosen, lengths, some, strict=True):
-                wanted[place] = length
-                if not length and self._controller.gave_up(sequence):
-                    self._controller.leave(sequence)
-                    sequence.stop_drafting()
-        return wanted
-
-    @staticmethod
-    def _others(controller: DraftController, sequences: Items[Sequence], wanted: Items[int]) -> Others:
-        """Those whose lengths the controller does not choose."""
-        rest = [place for place, sequence in enumerate(sequences) if not controller.controls(sequence)]
-        left = sum(controller.has_left(sequences[place]) for place in rest)
-        return Others(len(rest), len(rest) + sum(wanted[place] for place in rest), left)
+        lengths = self._controller.choose(sequences, wanted)
+        for sequence, length in zip(sequences, lengths, strict=True):
+            if not length and self._controller.gave_up(sequence):
+                self._controller.leave(sequence)
+                sequence.stop_drafting()
+        return lengths
 
     def _wanted(self, sequence: Sequence) -> int:
         room = min(sequence.remaining - 1, self._max_model_len - len(sequence.tokens))
